@@ -1,0 +1,469 @@
+"""The configuration: one YAML file, checked whole before anything else is loaded.
+
+`load_config` reads a file (or the name of a shipped configuration), applies `--set` overrides and
+returns a frozen `Config`. Every mistake is reported at once, with the file, the line, the key, what
+was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from ddpm.errors import ConfigError
+
+# YAML has lists; a frozen record wants tuples.
+_tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class DataSection(Section):
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder"]
+    """Where the images come from; `folder` is any tree of image files (sub-folder = class)."""
+    root: str | None = None
+    """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download."""
+    image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _tuple]
+    """Side of the square images, or [height, width]."""
+    channels: Literal[1, 3]
+    """1 (grey) or 3 (RGB); images of the other kind are converted."""
+    resize: Literal["crop", "stretch", "pad"] = "crop"
+    """How other sizes become `image_size`: crop (shortest side to size, centre crop), stretch, or
+    pad (shrunk only if too large, black border; samples are cropped back)."""
+    horizontal_flip: bool = False
+    """Mirror each training image with probability 1/2."""
+    held_out: Share = 0.0
+    """Share of the training images kept aside, always the same ones, for the validation loss."""
+    max_broken: Share = 0.01
+    """Share of unreadable files that is tolerated (each is reported) before loading stops."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        side = self.image_size
+        return side if isinstance(side, tuple) else (side, side)
+
+
+_BETA_SCHEDULES = ("linear", "quad", "const", "warmup10", "warmup50")
+
+
+class DiffusionSection(Section):
+    timesteps: PositiveInt = 1000
+    """T, the number of noising steps."""
+    schedule: Literal["linear", "quad", "const", "jsd", "warmup10", "warmup50", "cosine", "sigmoid"] = "linear"
+    """How the noise grows with t."""
+    beta_start: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """First beta of the beta schedules (default 0.0001)."""
+    beta_end: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Last beta of the beta schedules (default 0.02)."""
+    prediction: Literal["epsilon", "x0", "v", "mu"] = "epsilon"
+    """What the network predicts."""
+    variance: Literal["fixed_small", "fixed_large"] = "fixed_large"
+    """Variance of the reverse steps: the posterior's (beta-tilde) or beta."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DiffusionSection:
+        if self.schedule not in _BETA_SCHEDULES and (self.beta_start, self.beta_end) != (None, None):
+            raise ValueError(
+                f"beta_start and beta_end have no effect on the schedule '{self.schedule}'; "
+                f"they belong to {', '.join(_BETA_SCHEDULES)}. Remove them"
+            )
+        if self.schedule == "jsd" and self.prediction in ("epsilon", "mu"):
+            raise ValueError(
+                f"the schedule 'jsd' ends in pure noise (alpha_bar[T] = 0), where a prediction of "
+                f"'{self.prediction}' says nothing about x0. Use prediction: v or prediction: x0"
+            )
+        return self
+
+
+class NetworkSection(Section):
+    channels: PositiveInt = 128
+    """Feature maps at full resolution."""
+    multipliers: Annotated[tuple[PositiveInt, ...], _tuple, Field(min_length=1)] = (1, 2, 2, 2)
+    """Feature maps of each resolution level, as multiples of `channels`; each level halves the size."""
+    blocks: PositiveInt = 2
+    """Residual blocks a level (one more on the way up)."""
+    attention: Annotated[tuple[PositiveInt, ...], _tuple] = (16,)
+    """Feature-map sizes (shorter side) at which self-attention is applied."""
+    heads: PositiveInt = 1
+    """Attention heads."""
+    dropout: Share = 0.0
+    """Dropout inside the residual blocks."""
+    time: Literal["add", "scale_shift"] = "add"
+    """How the timestep enters a block: added (the paper), or as scale and shift of the norm."""
+    resample: Literal["strided", "pooled"] = "strided"
+    """Strided convolution down and convolution up (the paper), or pooling and repetition alone."""
+    padding: Literal["same", "symmetric"] = "same"
+    """Padding of the strided convolution: TensorFlow's SAME (the paper) or one pixel all round."""
+    embedding: Literal["paper", "improved"] = "paper"
+    """Timestep embedding: [sin, cos] with frequencies over half-1, or [cos, sin] over half."""
+    patch: PositiveInt = 1
+    """Squares of this many pixels a side become channels before the first convolution."""
+    norm_groups: PositiveInt = 32
+    """Groups of the group normalisation."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Epsilon of the group normalisation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkSection:
+        for width in {self.channels * m for m in self.multipliers}:
+            if width % self.norm_groups:
+                raise ValueError(
+                    f"a level of {width} channels cannot be split into norm_groups: {self.norm_groups}; "
+                    f"use a divisor such as {math.gcd(width, self.norm_groups)}"
+                )
+            if width % self.heads:
+                raise ValueError(f"a level of {width} channels cannot be split into heads: {self.heads}")
+        if self.resample == "pooled" and "padding" in self.model_fields_set:
+            raise ValueError("padding has no effect with resample: pooled. Remove it")
+        return self
+
+
+class TrainingSection(Section):
+    steps: PositiveInt | None = None
+    """Optimiser steps; give this or `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the data; give this or `steps`."""
+    batch_size: PositiveInt = 128
+    """Images a step."""
+    accumulation: PositiveInt = 1
+    """Parts into which a batch is split to save memory; the gradients are summed."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Adam's step size after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate grows from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up."""
+    decay_steps: PositiveInt | None = None
+    """Step at which the decay reaches 0 (default: `steps`, as first started with)."""
+    betas: Annotated[tuple[Share, Share], _tuple] = (0.9, 0.999)
+    """Adam's decay rates."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay (AdamW); 0 is Adam."""
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient; empty: not clipped."""
+    ema_decay: Share = 0.9999
+    """Decay of the moving average of the weights, approached as (1 + step) / (10 + step)."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the network computes in; weights, moments and EMA are float32 always."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """All randomness is a function of this and the step."""
+    log_every: PositiveInt = 50
+    """Steps between rows of metrics.jsonl."""
+    save_every: PositiveInt = 1000
+    """Steps between checkpoints."""
+    keep_last: PositiveInt | None = None
+    """How many checkpoints to keep (empty: all)."""
+    preview_every: PositiveInt | None = None
+    """Steps between preview grids and validation losses (default: `save_every`)."""
+    preview_samples: PositiveInt = 16
+    """Images in a preview grid."""
+    preview_steps: PositiveInt = 50
+    """Sampling steps of a preview."""
+    init_from: str | None = None
+    """Checkpoint whose (EMA) weights training starts from: fine-tuning."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs" + (", not both" if self.steps else ""))
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split into accumulation: {self.accumulation} equal parts"
+            )
+        if self.decay == "constant" and self.decay_steps is not None:
+            raise ValueError("decay_steps has no effect with decay: constant. Remove it or set decay")
+        return self
+
+
+class SamplingSection(Section):
+    sampler: Literal["ancestral"] = "ancestral"
+    """Algorithm 2 of the paper, on all timesteps or a sub-sequence."""
+    steps: PositiveInt | None = None
+    """Network calls an image (empty: all T)."""
+    clip: bool = True
+    """Clip each estimate of x0 to [-1, 1]."""
+    batch_size: PositiveInt = 64
+    """Images sampled at a time; the images do not depend on it."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Sample number i is a function of this and i."""
+
+
+class Config(Section):
+    """A run, whole: what is learned, by which network, how it is trained and sampled."""
+
+    data: DataSection
+    diffusion: DiffusionSection = DiffusionSection()
+    network: NetworkSection = NetworkSection()
+    training: TrainingSection
+    sampling: SamplingSection = SamplingSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.diffusion.timesteps < (self.sampling.steps or 1):
+            raise ValueError(
+                f"sampling.steps: {self.sampling.steps} is more than diffusion.timesteps: {self.diffusion.timesteps}"
+            )
+        network = self.network
+        factor = network.patch * 2 ** (len(network.multipliers) - 1)
+        bad = [side for side in self.data.size if side % factor]
+        if bad:
+            side = bad[0]
+            near = [s for s in (side // factor * factor, (side // factor + 1) * factor) if s]
+            raise ValueError(
+                f"data.image_size: {side} does not fit the network, which halves it "
+                f"{len(network.multipliers) - 1} times after patches of {network.patch}: sides must be multiples of "
+                f"{factor} (the nearest: {' or '.join(map(str, near))})"
+            )
+        short = min(self.data.size) // network.patch
+        sizes = [short >> level for level in range(len(network.multipliers))]
+        missing = [a for a in network.attention if a not in sizes]
+        if missing:
+            raise ValueError(
+                f"network.attention: {list(network.attention)}: no feature map has the size "
+                f"{missing[0]}; the sizes are {', '.join(map(str, sizes))}"
+            )
+        return self
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any) -> Any:
+        return {} if value is None else value  # "sampling:" with all its keys commented out
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration with the place each of its settings came from."""
+
+    config: Config
+    path: Path
+    origins: Mapping[str, str]
+    """By dotted key: "line 12" or "--set ..."; a key that is absent has its default."""
+
+
+def shipped_configs() -> Path:
+    """The folder of the configurations that come with the package."""
+    packaged = Path(str(resources.files("ddpm"))) / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that `name` means: a path, or a shipped configuration such as `image/mnist/ddpm_cpu`.
+
+    Raises ConfigError with the nearest names when there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    root = shipped_configs()
+    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (root / relative, (root / relative).with_name(relative.name + ".yaml")):
+        if candidate.is_file() and root.resolve() in candidate.resolve().parents:
+            return candidate
+    known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
+    near = difflib.get_close_matches(str(relative).removesuffix(".yaml"), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ConfigError(
+        f"{name}: no such file, nor a shipped configuration.{hint}\nShipped configurations: {', '.join(known)}"
+    )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, check and resolve a configuration.
+
+    Args:
+        path: a YAML file, or the name of a shipped configuration ("image/mnist/ddpm_cpu").
+        overrides: settings as "section.key=value", which win over the file.
+
+    Raises:
+        ConfigError: anything wrong, all mistakes in one message.
+    """
+    return load_config_with_origins(path, overrides).config
+
+
+def load_config_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """`load_config` that also says where each setting came from."""
+    file = find_config(path)
+    values, origins = _read_yaml(file)
+    for override in overrides:
+        key, value = _parse_override(override)
+        section, _, name = key.partition(".")
+        if not isinstance(values.setdefault(section, {}), dict):
+            values[section] = {}
+        values[section][name] = value
+        origins[key] = f"--set {override}"
+    return LoadedConfig(parse_config(values, source=str(file), origins=origins), file, origins)
+
+
+def parse_config(values: Mapping[str, Any], *, source: str, origins: Mapping[str, str] | None = None) -> Config:
+    """Check plain values (as YAML or a checkpoint holds them).
+
+    Raises ConfigError whose lines begin with `source`.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        lines = (_explain(e, origins or {}) for e in error.errors(include_url=False))
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries and lists (for YAML, JSON and checkpoints)."""
+    return json.loads(config.model_dump_json())  # type: ignore[no-any-return]
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration, every key written out, as YAML that `load_config` reads back."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    buffer = io.StringIO()
+    YAML(typ="safe", pure=True).dump(plain(config), buffer)
+    return buffer.getvalue()
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Settings by dotted key, in the order of the schema."""
+    return {f"{section}.{key}": value for section, settings in plain(config).items() for key, value in settings.items()}
+
+
+def differences(old: Config, new: Config, *, keys: Iterable[str] | None = None) -> list[str]:
+    """Lines "key: old -> new" for every setting that differs (of `keys`, if given)."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in (keys if keys is not None else before)
+        if before[key] != after[key]
+    ]
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        # The round-trip loader keeps line numbers and builds no objects of its own accord.
+        tree = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not a UTF-8 text file (byte {error.start})") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: is not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}: found {_show(tree)}, expected sections: {', '.join(Config.model_fields)}")
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for section, settings in tree.items():
+        values[str(section)] = _plain(settings)
+        origins[str(section)] = f"line {tree.lc.key(section)[0] + 1}"
+        if isinstance(settings, CommentedMap):
+            for key in settings:
+                # A merge key (<<) has no line of its own.
+                line = settings.lc.data.get(key)
+                if line is not None:
+                    origins[f"{section}.{key}"] = f"line {line[0] + 1}"
+    return values, origins
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """ruamel's scalars and containers as Python's own; anything else stays, to be refused by the schema."""
+    if depth > 8:
+        return "... nested too deeply"
+    if isinstance(value, dict):
+        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, depth + 1) for v in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or key.count(".") != 1:
+        raise ConfigError(f"--set {text}: expected section.key=value, for example training.steps=1000")
+    try:
+        return key, _plain(YAML(typ="safe", pure=True).load(value))
+    except YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+
+
+def _explain(error: Any, origins: Mapping[str, str]) -> str:
+    """One pydantic error in a person's words."""
+    parts = [str(p) for p in error["loc"]]
+    # A union (image_size: a number or a pair) adds its branch's name to the path; a person wants the key.
+    key = ".".join(parts[:2])
+    origin = origins.get(key) or origins.get(parts[0] if parts else "")
+    place = f"{origin}: " if origin else ""
+    kind, found = error["type"], _show(error.get("input"))
+    if kind == "extra_forbidden":
+        return f"{place}{key}: unknown key (found: {found}).{_nearest(parts)}"
+    if kind == "missing":
+        return f"{place}{key}: is missing" + (
+            f"; one of {', '.join(_sections_of(parts[0]))}" if len(parts) == 1 else ""
+        )
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
+        return f"{place}{key}: {message}" if key else message
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{place}{key}: found {found}, expected {message}"
+
+
+def _sections_of(section: str) -> list[str]:
+    field = Config.model_fields.get(section)
+    annotation = field.annotation if field else None
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _nearest(parts: list[str]) -> str:
+    """ " Did you mean ...?" with the nearest valid key, first in the same section, then anywhere."""
+    if len(parts) == 1:
+        near = difflib.get_close_matches(parts[0], list(Config.model_fields), n=1)
+        return f" Did you mean {near[0]}?" if near else f" Allowed: {', '.join(Config.model_fields)}"
+    section, name = parts[0], parts[-1]
+    here = _sections_of(section)
+    near = difflib.get_close_matches(name, here, n=1)
+    if near:
+        return f" Did you mean {section}.{near[0]}?"
+    elsewhere = {key: s for s in Config.model_fields for key in _sections_of(s)}
+    near = difflib.get_close_matches(name, list(elsewhere), n=1)
+    if near:
+        return f" Did you mean {elsewhere[near[0]]}.{near[0]}?"
+    return f" Allowed: {', '.join(here)}"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, default=str) if not isinstance(value, str) else f"'{value}'"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,28 @@
+"""Errors meant for people: a message that says what was found, what is allowed and what to do.
+
+The command line prints the message and exits with `exit_code`; a traceback means a bug in ddpm.
+"""
+
+
+class DDPMError(Exception):
+    """Something went wrong that the user can act on (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(DDPMError):
+    """The command or an argument is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration is wrong: names file, key, what was found and what is allowed."""
+
+
+class DataError(DDPMError):
+    """The data cannot be read as asked."""
+
+
+class CheckpointError(DDPMError):
+    """A checkpoint is missing, damaged or does not fit."""

@@ -1,0 +1,272 @@
+"""From a checkpoint to images: load, sample in batches, stream to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ddpm import checkpoint, samplers
+from ddpm.checkpoint import DataFacts
+from ddpm.config import Config, SamplingSection
+from ddpm.device import choose_device, is_out_of_memory
+from ddpm.diffusion import Diffusion, Net
+from ddpm.errors import DDPMError, UsageError
+from ddpm.files import atomic_write, write_json
+from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
+from ddpm.noise import ImageNoise
+from ddpm.schedule import spaced_steps
+from ddpm.training_loop import build_diffusion, build_network, load_weights
+
+Weights = Literal["ema", "raw"]
+
+GRID_LIMIT = 64
+"""Pictures in grid.png and in the GIF."""
+GIF_FRAMES = 60
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on a device, ready to sample."""
+
+    config: Config
+    data: DataFacts
+    step: int
+    """Training steps behind it."""
+    weights: Weights
+    network: Net
+    diffusion: Diffusion
+    device: torch.device
+    sha256: str
+    """Of the checkpoint file."""
+
+
+def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | str | None = None) -> Model:
+    """Load a checkpoint for sampling.
+
+    Args:
+        weights: the moving average ("ema", what samples are usually drawn with) or the "raw" weights.
+        device: where to put it; None chooses (see `device.choose_device`).
+
+    Raises:
+        CheckpointError: no such file, damaged, or not a checkpoint.
+    """
+    path = Path(path)
+    if weights not in ("ema", "raw"):
+        raise UsageError(f"weights: {weights!r}: expected ema or raw")
+    saved = checkpoint.load(path)
+    chosen = choose_device(str(device)) if device is not None else choose_device()
+    network = build_network(saved.config)
+    load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
+    network.to(chosen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    return Model(
+        saved.config, saved.data, saved.step, weights, network, build_diffusion(saved.config), chosen, file_sha256(path)
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
+    """The checkpoint's sampling settings with `changes` (None: as they are).
+
+    Raises UsageError for an unknown or impossible setting.
+    """
+    from pydantic import ValidationError
+
+    values = model.config.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    try:
+        settings = SamplingSection.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{first['loc'][0]}: found {first['input']!r}: {first['msg'].lower()}") from None
+    if (settings.steps or 1) > model.diffusion.schedule.T:
+        raise UsageError(f"steps: {settings.steps} is more than the model's T = {model.diffusion.schedule.T}")
+    return settings
+
+
+def states(model: Model, indices: Sequence[int], settings: SamplingSection) -> Iterator[samplers.State]:
+    """The sampler's states for the images numbered `indices`, in [-1, 1] and with any padding."""
+    shape = (model.config.data.channels, *model.config.data.size)
+    noise = ImageNoise(settings.seed, indices, shape, model.device)
+    x = noise.start().contiguous(memory_format=torch.channels_last)
+    steps = spaced_steps(model.diffusion.schedule.T, settings.steps)
+    return samplers.ancestral(model.diffusion, model.network, x, steps, noise=noise, clip=settings.clip)
+
+
+def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = False, **changes: Any) -> np.ndarray:
+    """Draw `count` images: numbers start..start+count-1 of the seed's endless sequence.
+
+    Args:
+        changes: settings that differ from the checkpoint's: steps, seed, clip, batch_size, sampler.
+        progress: show a bar.
+
+    Returns:
+        uint8 (count, H, W, C), padding cropped off.
+    """
+    settings = sampling_settings(model, **changes)
+    parts = [a for _, a in _sample_batches(model, range(start, start + count), settings, progress=progress)]
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A folder of samples: grid.png, NNNNN.png, samples.npz and settings.json."""
+
+    folder: Path
+    count: int
+    made: int
+    """Images drawn by this call; the rest were there already."""
+    gif: Path | None
+
+
+def sample_to_folder(
+    model: Model,
+    folder: Path,
+    count: int,
+    *,
+    start: int = 0,
+    settings: SamplingSection,
+    gif: bool = False,
+    progress: bool = True,
+) -> SampleSet:
+    """Write images start..start+count-1, skipping those that the folder already has.
+
+    Memory does not grow with `count`. Raises UsageError if the folder holds a set with other settings.
+    """
+    identity = _identity(model, settings)
+    _claim(folder, identity)
+    wanted = range(start, start + count)
+    missing = [i for i in wanted if not _png(folder, i).exists()]
+    gif_path = folder / "reverse-process.gif" if gif else None
+    shown = list(wanted[:GRID_LIMIT])
+    if gif_path and not gif_path.exists():
+        filmed = shown[: settings.batch_size]
+        frames: list[np.ndarray] = []
+        watch = _gif_frames(model, frames, settings)
+        for i, array in _sample_all(model, filmed, settings, progress=progress, watch=watch):
+            save_png(_png(folder, i), array)
+        save_gif(gif_path, frames)
+        missing = [i for i in missing if i not in set(filmed)]
+    for i, array in _sample_all(model, missing, settings, progress=progress):
+        save_png(_png(folder, i), array)
+    save_png(folder / "grid.png", grid(np.stack([read_png(_png(folder, i)) for i in shown])))
+    _write_npz(folder / "samples.npz", (read_png(_png(folder, i)) for i in wanted), count)
+    return SampleSet(folder, count, len(missing), gif_path)
+
+
+def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that no set with other settings occupies."""
+    identity, candidate, number = _identity(model, settings), folder, 1
+    while (found := _settings_of(candidate)) is not None and found != identity:
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
+    """All that decides what image number i looks like."""
+    return {
+        "checkpoint_sha256": model.sha256,
+        "step": model.step,
+        "weights": model.weights,
+        **settings.model_dump(exclude={"batch_size"}),
+    }
+
+
+def _settings_of(folder: Path) -> dict[str, Any] | None:
+    path = folder / "settings.json"
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, TypeError) as error:
+        raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    found = _settings_of(folder)
+    if found is None:
+        write_json(folder / "settings.json", identity)
+    elif found != identity:
+        changed = [f"{k}: {found.get(k)} -> {identity.get(k)}" for k in identity if found.get(k) != identity.get(k)]
+        raise UsageError(
+            f"{folder}: holds samples made with other settings ({'; '.join(changed)}). "
+            "Choose another folder with --out, or remove that one"
+        )
+
+
+def _png(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.png"
+
+
+Watch = Callable[[int, samplers.State], None]
+"""Called with the number of each step and the state after it."""
+
+
+def _sample_batches(
+    model: Model, indices: Sequence[int], settings: SamplingSection, *, progress: bool, watch: Watch | None = None
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Sample `indices` batch by batch: (numbers, uint8 NHWC)."""
+    from tqdm import tqdm
+
+    size = settings.batch_size
+    steps = settings.steps or model.diffusion.schedule.T
+    batches = [indices[i : i + size] for i in range(0, len(indices), size)]
+    with tqdm(total=len(batches) * steps, unit="step", desc="sampling", disable=not progress) as bar:
+        for batch in batches:
+            bar.set_postfix_str(f"images {batch[0]}-{batch[-1]}")
+            try:
+                for k, state in enumerate(states(model, batch, settings)):
+                    bar.update()
+                    if watch:
+                        watch(k, state)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise DDPMError(
+                        f"out of memory with {len(batch)} images at a time; try --batch-size {max(1, len(batch) // 2)}"
+                    ) from error
+                raise
+            yield batch, to_arrays(state.x, model.data.crop)
+
+
+def _sample_all(
+    model: Model, indices: Sequence[int], settings: SamplingSection, *, progress: bool, watch: Watch | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    for numbers, arrays in _sample_batches(model, indices, settings, progress=progress, watch=watch):
+        yield from zip(numbers, arrays, strict=True)
+
+
+def _gif_frames(model: Model, frames: list[np.ndarray], settings: SamplingSection) -> Watch:
+    """A watcher that keeps about GIF_FRAMES grids of x_t along the way."""
+    total = settings.steps or model.diffusion.schedule.T
+    keep = {round(i * (total - 1) / (GIF_FRAMES - 1)) for i in range(GIF_FRAMES)}
+
+    def watch(k: int, state: samplers.State) -> None:
+        if k in keep:
+            frames.append(grid(to_arrays(state.x, model.data.crop)))
+
+    return watch
+
+
+def _write_npz(path: Path, arrays: Iterator[np.ndarray], count: int) -> None:
+    """`arr_0`, uint8 (N, H, W, C), written one picture at a time."""
+    first = next(arrays)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
+    with (
+        atomic_write(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+    ):
+        np.lib.format.write_array_header_1_0(member, header)
+        member.write(first.tobytes())
+        for array in arrays:
+            member.write(array.tobytes())

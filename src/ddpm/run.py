@@ -1,0 +1,407 @@
+"""A run folder: training with its checkpoints, previews, metrics, and going on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm import checkpoint, data, training_loop
+from ddpm.checkpoint import Checkpoint, DataFacts
+from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
+from ddpm.device import autocast, choose_device, describe, is_out_of_memory, limit_memory
+from ddpm.errors import ConfigError, DDPMError
+from ddpm.files import write_text
+from ddpm.images import grid, save_png, to_arrays
+from ddpm.noise import ImageNoise
+from ddpm.samplers import ancestral
+from ddpm.schedule import spaced_steps
+from ddpm.tracking import Tracker
+from ddpm.training_loop import Step, TrainingState
+
+MAY_CHANGE = frozenset(
+    {
+        "data.root",
+        "training.steps",
+        "training.epochs",
+        "training.log_every",
+        "training.save_every",
+        "training.keep_last",
+        "training.preview_every",
+        "training.preview_samples",
+        "training.preview_steps",
+    }
+)
+"""Settings that a continued run may change (and all of `sampling`): they leave the steps taken as they are."""
+
+
+class Interrupted(DDPMError):
+    """Training was stopped by a signal, after saving."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+def folder_of(config_path: str | Path) -> Path:
+    """`output/` and the config's own path below `configs/`, file name included."""
+    path = find_config(config_path)
+    parts = path.parts
+    if "configs" in parts:
+        below = Path(*parts[len(parts) - parts[::-1].index("configs") :])
+    elif shipped_configs() in path.parents:
+        below = path.relative_to(shipped_configs())
+    else:
+        below = Path(path.name)
+    return Path("output") / below
+
+
+def sample_folder_of(checkpoint_path: Path) -> Path:
+    """Where samples of a checkpoint go: `sample/<run>` beside its run folder."""
+    run = checkpoint_path.resolve().parent
+    return _shortest(run.parent / "sample" / run.name)
+
+
+def _shortest(path: Path) -> Path:
+    """Relative to the current folder where it lies below it: shorter to read and to type."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has reached its end."""
+
+    folder: Path
+    checkpoint: Path
+    step: int
+
+
+def train(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    resume_from: str | Path | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Finished:
+    """Train to the end, going on from the folder's latest checkpoint if it has one.
+
+    Args:
+        config: what to train.
+        out: the run folder (default `output/run`).
+        fresh: start anew in a numbered folder beside `out` if `out` holds a run already.
+        resume_from: go on from this checkpoint instead of the latest in `out`.
+        device: where to train; None chooses.
+        progress: print the header and show a bar with loss, images/s and the time left.
+
+    Raises:
+        ConfigError: the folder's run was started with other settings (shown as a diff).
+        Interrupted: a signal came; everything up to the last step is saved.
+        DDPMError: no memory, no disk, diverged, ...
+    """
+    folder = Path(out) if out is not None else Path("output") / "run"
+    if fresh:
+        folder = _unused(folder)
+    chosen = choose_device(str(device)) if device is not None else choose_device()
+    limit_memory(chosen)
+    with _locked(folder):
+        return _Run(config, folder, chosen, progress).go(Path(resume_from) if resume_from else None)
+
+
+class _Run:
+    """One call of `train`: the consumer of the training loop's records."""
+
+    def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool):
+        self.folder, self.device, self.progress = folder, device, progress
+        self.images = data.load(config.data, "train", progress=progress)
+        self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
+        self.facts = DataFacts(len(self.images), self.images.fingerprint, self.images.class_names, self.images.crop)
+        self.total = training_loop.total_steps(config, len(self.images))
+        self.decay_from_total = config.training.decay != "constant" and config.training.decay_steps is None
+        if self.decay_from_total:
+            # Settled at the first start: a longer run later does not bend the curve already followed.
+            config = _with_training(config, decay_steps=self.total)
+        self.config = config
+        self.loss_sum, self.loss_count = torch.zeros((), device=device), 0
+        self.saved: Path | None = None
+
+    def go(self, resume_from: Path | None) -> Finished:
+        state = self._start(resume_from)
+        if state.step >= self.total:
+            assert self.saved is not None
+            self._say(f"finished   step {state.step:,} is already reached; nothing to do. {self.saved}")
+            return Finished(self.folder, self.saved, state.step)
+        write_text(self.folder / "config.yaml", to_yaml(self.config))
+        self._header(state)
+        with Tracker(self.folder, state.step) as tracker, _signals() as stop:
+            try:
+                self._loop(state, tracker, stop)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise DDPMError(memory_advice(self.config, state)) from None
+                raise
+        assert self.saved is not None
+        self._say(f"finished   {self.saved}")
+        return Finished(self.folder, self.saved, state.step)
+
+    def _start(self, resume_from: Path | None) -> TrainingState:
+        """The state to go on from: a given checkpoint, the folder's latest, or step 0."""
+        known = checkpoint.all_in(self.folder)
+        source = resume_from or (known[-1] if known else None)
+        if source is None:
+            return training_loop.new_state(self.config, device=self.device)
+        saved = checkpoint.load(source)
+        self._accept_changes(saved, source)
+        self.saved = source
+        self.loss_sum, self.loss_count = torch.tensor(saved.loss_window[0], device=self.device), saved.loss_window[1]
+        self._say(f"resuming   {source}")
+        return training_loop.restore_state(saved, self.config, device=self.device)
+
+    def _accept_changes(self, saved: Checkpoint, source: Path) -> None:
+        """Refuse settings, or data, other than the run was started with."""
+        if self.decay_from_total:
+            self.config = _with_training(self.config, decay_steps=saved.config.training.decay_steps)
+        keys = [k for k in flatten(self.config) if k not in MAY_CHANGE and not k.startswith("sampling.")]
+        changed = differences(saved.config, self.config, keys=keys)
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise ConfigError(
+                f"{source}: this run was started with other settings:\n{lines}\n"
+                "Undo the change to continue it, or start another run with --fresh or --out"
+            )
+        if saved.data.fingerprint != self.facts.fingerprint:
+            raise ConfigError(
+                f"{source}: this run was trained on other images ({saved.data.count:,}, SHA-256 "
+                f"{saved.data.fingerprint[:12]}) than data.source: {self.config.data.source} now gives "
+                f"({self.facts.count:,}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out"
+            )
+
+    def _loop(self, state: TrainingState, tracker: Tracker, stop: _Stop) -> None:
+        from tqdm import tqdm
+
+        training = self.config.training
+        preview_every = training.preview_every or training.save_every
+        began, images_since = time.perf_counter(), 0
+        with tqdm(
+            total=self.total,
+            initial=state.step,
+            unit="step",
+            desc="training",
+            disable=not self.progress,
+            smoothing=0.05,
+        ) as bar:
+            for step in training_loop.training_steps(self.config, state, self.images):
+                bar.update()
+                self.loss_sum += step.loss
+                self.loss_count += 1
+                images_since += training.batch_size
+                last = step.step == self.total
+                # On the CPU looking at the loss is free; elsewhere it waits for the device.
+                if self.device.type == "cpu" or step.step % training.log_every == 0 or last:
+                    self._check_finite(step)
+                if step.step % training.log_every == 0 or last:
+                    elapsed = time.perf_counter() - began
+                    row = self._row(step, images_since / elapsed)
+                    bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['time/images_per_s']:.0f} images/s")
+                    tracker.row(step.step, row)
+                    began, images_since = time.perf_counter(), 0
+                if step.step % preview_every == 0 or last:
+                    self._preview(state, tracker)
+                if step.step % training.save_every == 0 or last or stop.signum:
+                    self._check_finite(step)
+                    self._save(state)
+                if stop.signum and not last:
+                    name = signal.Signals(stop.signum).name
+                    raise Interrupted(
+                        f"stopped by {name} at step {step.step:,}; saved {self.saved}. The same command continues it",
+                        stop.signum,
+                    )
+
+    def _row(self, step: Step, rate: float) -> dict[str, Any]:
+        loss = float(self.loss_sum) / self.loss_count
+        self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
+        return {
+            "loss": loss,
+            "grad_norm": float(step.grad_norm),
+            "learning_rate": step.learning_rate,
+            "ema_decay": step.ema_decay,
+            "epoch": step.step * self.config.training.batch_size / len(self.images),
+            "time/images_per_s": rate,
+        }
+
+    def _check_finite(self, step: Step) -> None:
+        if math.isfinite(float(step.loss)):
+            return
+        safe = f"The last good checkpoint is {self.saved}" if self.saved else "No checkpoint was written yet"
+        raise DDPMError(
+            f"the loss is {float(step.loss)} at step {step.step:,}: training has diverged and was stopped. {safe}. "
+            "A lower training.learning_rate, a longer training.warmup_steps or training.precision: float32 may help"
+        )
+
+    def _preview(self, state: TrainingState, tracker: Tracker) -> None:
+        array = grid(preview(self.config, state, self.facts))
+        save_png(self.folder / "samples" / f"step-{state.step}.png", array)
+        tracker.picture(state.step, "preview", array)
+        if self.held_out is not None:
+            loss = training_loop.validation_loss(self.config, state, self.held_out)
+            tracker.row(state.step, {"validation_loss": loss})
+
+    def _save(self, state: TrainingState) -> None:
+        content = Checkpoint(
+            step=state.step,
+            config=self.config,
+            data=self.facts,
+            precision=state.precision,
+            network=state.network.state_dict(),
+            ema=state.ema.state_dict(),
+            optimizer=state.optimizer.state_dict(),
+            scaler=state.scaler.state_dict(),
+            loss_window=(float(self.loss_sum), self.loss_count),
+        )
+        self.saved = checkpoint.path_at(self.folder, state.step)
+        checkpoint.save(self.saved, content)
+        keep = self.config.training.keep_last
+        for old in checkpoint.all_in(self.folder)[: -keep or None] if keep else []:
+            old.unlink()
+
+    def _header(self, state: TrainingState) -> None:
+        config, shape = self.config, self.config.data
+        parameters = sum(p.numel() for p in state.network.parameters())
+        epochs = self.total * config.training.batch_size / len(self.images)
+        held = f", {len(self.held_out):,} held out" if self.held_out else ""
+        h, w = shape.size
+        self._say(f"device     {describe(state.device)}, {state.precision}")
+        self._say(f"network    {parameters:,} parameters")
+        self._say(f"data       {shape.source}: {len(self.images):,} images{held}, {h}x{w}, {shape.channels} channel(s)")
+        self._say(f"run        {self.folder}")
+        self._say(f"ends at    step {self.total:,} ({epochs:.1f} epochs); now at {state.step:,}")
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            from tqdm import tqdm
+
+            tqdm.write(line)
+
+
+def _with_training(config: Config, **changes: Any) -> Config:
+    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+
+
+@torch.no_grad()
+def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
+    """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
+    training = config.training
+    # With few steps the larger variance leaves visible noise; the posterior's does not.
+    diffusion = dataclasses.replace(training_loop.build_diffusion(config), variance="fixed_small")
+    steps = spaced_steps(diffusion.schedule.T, min(training.preview_steps, diffusion.schedule.T))
+    shape = (config.data.channels, *config.data.size)
+    noise = ImageNoise(config.sampling.seed, range(training.preview_samples), shape, state.device)
+    x = noise.start().contiguous(memory_format=torch.channels_last)
+    with autocast(state.precision, state.device):
+        *_, last = ancestral(diffusion, state.ema, x, steps, noise=noise, clip=config.sampling.clip)
+    return to_arrays(last.x, facts.crop)
+
+
+def memory_advice(config: Config, state: TrainingState) -> str:
+    """What to do when a training step does not fit, found by trying smaller ones."""
+    training = config.training
+    size = training.batch_size // training.accumulation
+    tried = f"out of memory: a training step with {size} images at a time does not fit {describe(state.device)}."
+    while size > 1:
+        size = max(k for k in range(1, size // 2 + 1) if training.batch_size % k == 0)
+        if _fits(config, state, size):
+            break
+    else:
+        return f"{tried} Not even one image does: use a smaller network or image"
+    advice = [
+        f"{size} images do: --set training.accumulation={training.batch_size // size} gives the same batch of "
+        f"{training.batch_size} in parts, --set training.batch_size={size} a smaller batch"
+    ]
+    if state.precision == "float32" and state.device.type == "cuda":
+        advice.append("--set training.precision=bfloat16 needs about half the memory")
+    return f"{tried} {'; '.join(advice)}"
+
+
+def _fits(config: Config, state: TrainingState, size: int) -> bool:
+    """Whether forward and backward of `size` images run without exhausting the memory."""
+    state.network.zero_grad(set_to_none=True)
+    if state.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        x = torch.zeros(size, config.data.channels, *config.data.size, device=state.device)
+        with autocast(state.precision, state.device):
+            state.network(x, torch.ones(size, device=state.device)).float().sum().backward()
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return False
+        raise
+    return True
+
+
+def _unused(folder: Path) -> Path:
+    candidate, number = folder, 1
+    while checkpoint.all_in(candidate):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a run folder; the operating system frees the lock of a dead one."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DDPMError(f"{folder}: cannot be made: {error.strerror}") from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DDPMError(f"{folder}: another process is training here; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Stop:
+    """Set by the first signal; a second one leaves at once."""
+
+    signum: int = 0
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask for a stop at the end of the step, instead of stopping in its middle."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(signum: int, _: FrameType | None) -> None:
+        if stop.signum:
+            raise KeyboardInterrupt
+        stop.signum = signum
+
+    previous: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

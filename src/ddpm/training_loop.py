@@ -1,0 +1,258 @@
+"""Algorithm 1 as a generator: one typed record per optimiser step.
+
+Everything that varies with time is a function of the step, so that a run that stops and goes on
+makes the same steps. Bars, files and previews are the consumer's affair (see `run`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm import checkpoint, ema, losses, timesteps
+from ddpm.config import Config
+from ddpm.data import Batch, ImageSet, batches
+from ddpm.device import Precision, autocast, choose_device, choose_precision
+from ddpm.diffusion import Diffusion
+from ddpm.errors import CheckpointError
+from ddpm.images import to_model
+from ddpm.noise import Purpose, normal, rng, torch_seed
+from ddpm.schedule import make_schedule
+from ddpm.unet import UNet
+
+
+class Step(NamedTuple):
+    """What one optimiser step did. Tensors stay on the device: reading them is the caller's cost."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: Tensor
+    """Mean L_simple of the batch (a scalar tensor)."""
+    grad_norm: Tensor
+    """Norm of the whole gradient before clipping (a scalar tensor)."""
+    learning_rate: float
+    ema_decay: float
+
+
+@dataclass
+class TrainingState:
+    """The named tensors and the one integer that training is."""
+
+    network: UNet
+    ema: UNet
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    precision: Precision
+    step: int = 0
+    """Optimiser steps done."""
+
+
+def build_diffusion(config: Config) -> Diffusion:
+    """The diffusion process that a configuration describes."""
+    d = config.diffusion
+    schedule = make_schedule(d.schedule, d.timesteps, beta_start=d.beta_start, beta_end=d.beta_end)
+    return Diffusion(schedule=schedule, prediction=d.prediction, variance=d.variance)
+
+
+def build_network(config: Config) -> UNet:
+    """The noise predictor that a configuration describes, its weights a function of training.seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
+        return UNet(
+            in_channels=config.data.channels,
+            out_channels=config.data.channels,
+            size=config.data.size,
+            **config.network.model_dump(),
+        )
+
+
+def new_state(config: Config, *, device: torch.device | None = None) -> TrainingState:
+    """Step 0 of a run: fresh weights, or those of `training.init_from`."""
+    device = device or choose_device()
+    precision = choose_precision(config.training.precision, device)
+    network = build_network(config)
+    if config.training.init_from:
+        source = checkpoint.load(Path(config.training.init_from))
+        load_weights(network, source.ema, f"training.init_from: {config.training.init_from}")
+    return _assemble(config, network, copy.deepcopy(network), device, precision)
+
+
+def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch.device | None = None) -> TrainingState:
+    """The state that a checkpoint holds, to go on from its step under `config`."""
+    device = device or choose_device()
+    network, average = build_network(config), build_network(config)
+    load_weights(network, saved.network, "the checkpoint's raw weights")
+    load_weights(average, saved.ema, "the checkpoint's EMA weights")
+    precision = choose_precision(saved.precision, device)
+    state = _assemble(config, network, average, device, precision)
+    state.optimizer.load_state_dict(dict(saved.optimizer))
+    state.scaler.load_state_dict(dict(saved.scaler))
+    state.step = saved.step
+    return state
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into a network, strictly. Raises CheckpointError naming `source` and the misfits."""
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    other = {name: tuple(value.shape) for name, value in weights.items()}
+    if own != other:
+        wrong = [
+            f"{n}: {other.get(n, 'absent')}, the network has {own.get(n, 'none')}"
+            for n in sorted(own.keys() | other.keys())
+            if own.get(n) != other.get(n)
+        ]
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{source}: does not fit the network: {'; '.join(wrong[:3])}{more}")
+    network.load_state_dict(dict(weights))
+
+
+def _assemble(
+    config: Config, network: UNet, average: UNet, device: torch.device, precision: Precision
+) -> TrainingState:
+    # Convolutions are faster with the channels last in memory; the numbers are the same.
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    training = config.training
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=training.learning_rate,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    return TrainingState(network, average, optimizer, scaler, device, precision)
+
+
+def total_steps(config: Config, count: int) -> int:
+    """The optimiser steps of a run over `count` training images."""
+    training = config.training
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    return max(1, math.ceil(training.epochs * count / training.batch_size))
+
+
+def learning_rate_at(step: int, config: Config, total: int) -> float:
+    """The learning rate of optimiser step number `step` (1 is the first): warm-up, then decay."""
+    training = config.training
+    rate = training.learning_rate * min(1.0, step / max(1, training.warmup_steps))
+    span = max(1, (training.decay_steps or total) - training.warmup_steps)
+    progress = min(1.0, max(0, step - training.warmup_steps) / span)
+    match training.decay:
+        case "constant":
+            return rate
+        case "linear":
+            return rate * (1 - progress)
+        case "cosine":
+            return rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def training_steps(config: Config, state: TrainingState, images: ImageSet) -> Iterator[Step]:
+    """Train from `state.step` to the end, changing `state` in place; yields after each optimiser step.
+
+    Stopping the iteration at any point leaves a whole state: the one after the last record.
+    """
+    diffusion = build_diffusion(config)
+    training, total = config.training, total_steps(config, len(images))
+    source = batches(images, training.batch_size, seed=training.seed, start=state.step)
+    while state.step < total:
+        number = state.step + 1
+        rate = learning_rate_at(number, config, total)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        inputs = draw_inputs(config, next(source), state.step, diffusion.schedule.T)
+        loss = _accumulate_gradients(config, state, diffusion, inputs)
+        state.scaler.unscale_(state.optimizer)
+        limit = training.grad_clip if training.grad_clip is not None else math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        decay = ema.decay_at(number, training.ema_decay)
+        ema.update(state.ema, state.network, decay)
+        state.step = number
+        yield Step(number, loss, grad_norm, rate, decay)
+
+
+class Inputs(NamedTuple):
+    """One global batch, with all its randomness drawn (on the CPU)."""
+
+    levels: Tensor
+    """(B, C, H, W) uint8."""
+    t: Tensor
+    """(B,) int64 in 1..T."""
+    eps: Tensor
+    """(B, C, H, W) float32."""
+
+
+def draw_inputs(config: Config, batch: Batch, step: int, T: int) -> Inputs:
+    """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of the whole batch."""
+    seed, count = config.training.seed, len(batch.images)
+    levels = torch.from_numpy(batch.images)
+    if config.data.horizontal_flip:
+        flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)
+        levels = torch.where(flip[:, None, None, None], levels.flip(-1), levels)
+    t = timesteps.uniform(rng(seed, Purpose.TIMESTEP, step), count, T)
+    eps = normal(rng(seed, Purpose.NOISE, step), levels.shape)
+    return Inputs(levels, t, eps)
+
+
+def _accumulate_gradients(config: Config, state: TrainingState, diffusion: Diffusion, inputs: Inputs) -> Tensor:
+    """Gradients of the mean loss over the batch, part by part; returns that loss, detached."""
+    training, device = config.training, state.device
+    parts = training.accumulation
+    total = torch.zeros((), device=device)
+    for part, (levels, t, eps) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
+        x0, eps = (
+            x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            for x in (to_model(levels.to(device, non_blocking=True)), eps)
+        )
+        key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
+        with _dropout_keyed(key, config, device), autocast(state.precision, device):
+            loss = losses.simple(diffusion, state.network, x0, t.to(device), eps).mean() / parts
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+@contextmanager
+def _dropout_keyed(key: int, config: Config, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which dropout draws from, and give them back as they were."""
+    if not config.network.dropout:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(key)
+        yield
+
+
+@torch.no_grad()
+def validation_loss(config: Config, state: TrainingState, images: ImageSet, *, limit: int = 1024) -> float:
+    """Mean L_simple of the EMA weights over (at most `limit`) held-out images.
+
+    Each image has its own fixed t and eps, so that two checkpoints are compared on the same task.
+    """
+    diffusion, count, size = build_diffusion(config), min(limit, len(images)), config.training.batch_size
+    total = 0.0
+    for start in range(0, count, size):
+        levels = torch.from_numpy(images.take(np.arange(start, min(start + size, count))))
+        # Stratified: image i of n has its t in the i-th of n equal parts of 1..T.
+        place = (torch.arange(start, start + len(levels)) + 0.5) / count
+        t = (place * diffusion.schedule.T).long() + 1
+        eps = normal(rng(0, Purpose.VALIDATION, start // size), levels.shape)
+        x0 = to_model(levels.to(state.device))
+        with autocast(state.precision, state.device):
+            each = losses.simple(diffusion, state.ema, x0, t.to(state.device), eps.to(state.device))
+        total += float(each.sum())
+    return total / count

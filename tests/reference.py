@@ -1,0 +1,56 @@
+"""The analytic models behind the reference vectors, on their 0-based clock and on ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor, Tensor], Tensor]
+
+
+@lru_cache(maxsize=8)
+def arrays(path: Path) -> dict[str, Any]:
+    """All arrays of a reference file."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def index(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _column(t: Tensor, x: Tensor) -> Tensor:
+    return t.double().view(-1, *[1] * (x.ndim - 1))
+
+
+def tanh(x: Tensor, t: Tensor) -> Tensor:
+    """A poor predictor of the noise whose x_0 estimates saturate; t counts from 0."""
+    return (0.1 * torch.tanh(x.double()) + 0.01 * torch.sin(_column(t, x) / 100)).to(x.dtype)
+
+
+def gmm(x: Tensor, t: Tensor, m: float = 0.8, s: float = 0.35) -> Tensor:
+    """The best predictor of the noise for pixels from 1/2 N(-m, s^2) + 1/2 N(m, s^2); t counts from 0."""
+    x64, t64 = x.double(), _column(t, x)
+    ab = torch.exp(-(1e-4 * (t64 + 1) + 0.0199 * t64 * (t64 + 1) / 1998))
+    v, a = ab * s**2 + (1 - ab), m * ab.sqrt()
+    return ((1 - ab).sqrt() * (x64 - a * torch.tanh(a * x64 / v)) / v).to(x.dtype)
+
+
+MODELS: dict[str, Model] = {"tanh": tanh, "gmm": gmm}
+
+
+def ours(model: Model) -> Model:
+    """A model of the 0-based clock as a callable of ours, where t = 1 is one noising step."""
+    return lambda x, t: model(x, t - 1)
+
+
+def close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Every element within tolerance * (1 + |expected|)."""
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=tolerance, atol=tolerance)
