@@ -125,6 +125,8 @@ class NetworkSection(Section):
     """Groups of the group normalisation."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     """Epsilon of the group normalisation."""
+    outer_bias: bool = True
+    """Whether the first and the last convolution have a bias."""
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSection:
@@ -136,8 +138,8 @@ class NetworkSection(Section):
                 )
             if width % self.heads:
                 raise ValueError(f"a level of {width} channels cannot be split into heads: {self.heads}")
-        if self.resample == "pooled" and "padding" in self.model_fields_set:
-            raise ValueError("padding has no effect with resample: pooled. Remove it")
+        if self.resample == "pooled" and self.padding != "same":
+            raise ValueError(f"padding: {self.padding} has no effect with resample: pooled. Remove it")
         return self
 
 
