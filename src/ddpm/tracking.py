@@ -23,19 +23,19 @@ class Tracker:
         kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= step]  # type: ignore[operator]
         write_text(self._path, "".join(row + "\n" for row in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def row(self, step: int, values: dict[str, Any]) -> None:
         """Log numbers; keys under "time/" hold wall-clock values, which no two runs share."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for key, value in values.items():
-            self._board.add_scalar(key, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(key, value, step)
 
     def picture(self, step: int, name: str, array: np.ndarray) -> None:
         """Log a picture, uint8 (H, W, C)."""
-        self._board.add_image(name, array, step, dataformats="HWC")  # type: ignore[no-untyped-call]
-        self._board.flush()  # type: ignore[no-untyped-call]
+        self._board.add_image(name, array, step, dataformats="HWC")
+        self._board.flush()
 
     def __enter__(self) -> Tracker:
         return self
@@ -44,7 +44,7 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def _step_of(row: str) -> int | None:

@@ -48,13 +48,13 @@ class Verdict:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n} x {digit}" for digit, n in enumerate(self.counts))
-        rows = [
-            ("surely a digit", "{:.1%}", self.sure, self.sure_of_scans, self.sure_of_noise),
-            ("mean confidence", "{:.3f}", self.confidence, self.confidence_of_scans, self.confidence_of_noise),
-            ("near-copies", "{:.1%}", self.copies, self.copies_of_scans),
+        rows: list[tuple[str, str, tuple[float, ...]]] = [
+            ("surely a digit", "{:.1%}", (self.sure, self.sure_of_scans, self.sure_of_noise)),
+            ("mean confidence", "{:.3f}", (self.confidence, self.confidence_of_scans, self.confidence_of_noise)),
+            ("near-copies", "{:.1%}", (self.copies, self.copies_of_scans)),
         ]
         table = [f"{'':18}{'samples':>9}{'held-out scans':>16}{'pure noise':>12}"]
-        for name, form, *values in rows:
+        for name, form, values in rows:
             cells = (f"{form.format(value):>{width}}" for value, width in zip(values, (9, 16, 12), strict=False))
             table.append(f"{name:18}{''.join(cells)}")
         return "\n".join(

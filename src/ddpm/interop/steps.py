@@ -38,12 +38,12 @@ def improved_steps(T: int, sections: Sequence[int] | str) -> list[Pair]:
         length = T // len(sections) + (i < T % len(sections))
         if count > length:
             raise ValueError(f"cannot take {count} steps from a section of {length}")
-        stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
+        gap = 1.0 if count <= 1 else (length - 1) / (count - 1)
         # Summed, not multiplied: the published rounding.
         position = 0.0
         for _ in range(count):
             times.append(start + round(position))
-            position += stride
+            position += gap
         start += length
     return pairs(times)
 
@@ -58,4 +58,4 @@ def diffusers_steps(T: int, count: int, spacing: Literal["leading", "trailing", 
             times = np.round(np.arange(T, 0, -T / count)).astype(int)
         case "linspace":
             times = np.round(np.linspace(0, T - 1, count)).astype(int) + 1
-    return pairs(times.tolist())
+    return pairs([int(t) for t in times])

@@ -1,0 +1,52 @@
+"""Which images a training step sees: a pure function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpm.data.records import ImageSet
+from ddpm.noise import Purpose, rng
+
+
+class Batch(NamedTuple):
+    """The images of one step."""
+
+    indices: np.ndarray
+    """(B,) int64, places in the image set."""
+    images: np.ndarray
+    """(B, C, H, W) uint8."""
+    labels: np.ndarray | None
+    """(B,) int64."""
+
+
+def batch_indices(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
+    """The images of the step after `step` steps: (size,) int64 in 0..count-1.
+
+    Position p = step * size + j is image p mod count of the permutation of epoch p // count: every
+    image once an epoch, and a batch may begin in one epoch and end in the next.
+    """
+    position = step * size + np.arange(size)
+    epochs, places = position // count, position % count
+    indices = np.empty(size, np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        chosen = epochs == epoch
+        indices[chosen] = _permutation(count, seed, epoch)[places[chosen]]
+    return indices
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return rng(seed, Purpose.ORDER, epoch).permutation(count)
+
+
+def batches(images: ImageSet, size: int, *, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Batches of `size` for ever, from the step after `start` steps."""
+    step = start
+    while True:
+        indices = batch_indices(len(images), size, seed=seed, step=step)
+        yield Batch(indices, images.take(indices), None if images.labels is None else images.labels[indices])
+        step += 1
