@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import torch
 
 REFERENCES = {"golden": "DDPM_GOLDEN", "shared_data": "DDPM_SHARED_DATA"}
 """Fixtures that need files users do not have, and the variables that name their folders."""
@@ -47,6 +48,12 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Real MNIST and CIFAR files."""
     return _or_skip("shared_data")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """The tests' tensors are tiny: more threads would only wait for one another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

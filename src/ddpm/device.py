@@ -86,10 +86,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "not enough memory", "can't allocate memory")
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "could not create a primitive",  # what oneDNN's convolutions say on the CPU
+    "could not create a memory",
+)
 
 
 def limit_memory(device: torch.device) -> None:

@@ -145,13 +145,16 @@ class _Run:
             return Finished(self.folder, self.saved, state.step)
         write_text(self.folder / "config.yaml", to_yaml(self.config))
         self._header(state)
+        fits = True
         with Tracker(self.folder, state.step) as tracker, _signals() as stop:
             try:
                 self._loop(state, tracker, stop)
             except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise DDPMError(memory_advice(self.config, state)) from None
-                raise
+                if not is_out_of_memory(error):
+                    raise
+                fits = False
+        if not fits:  # only now is what the failed step held let go of
+            raise DDPMError(memory_advice(self.config, state))
         assert self.saved is not None
         self._say(f"finished   {self.saved}")
         return Finished(self.folder, self.saved, state.step)
