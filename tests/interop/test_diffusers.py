@@ -79,10 +79,10 @@ def test_outputs_equal_the_recorded_ones(golden: Path, tiny: tuple[str, dict[str
     tables = {key: torch.from_numpy(a) for key, a in arrays(golden / "unet/diffusers_tiny_io.npz").items()}
     x, t, out = tables[f"{name}.x"], tables[f"{name}.t"], tables[f"{name}.out"]
     with torch.no_grad():
-        assert (net(x, t + 1) - out).abs().max() < 1e-5
+        assert (net(x, t + 1) - out).abs().max() < 2e-5
         for time in (37, 437.25):
             whole = torch.full((len(x),), time + 1)
-            assert (net(x, whole) - tables[f"{name}.out_t{time}"]).abs().max() < 1e-5
+            assert (net(x, whole) - tables[f"{name}.out_t{time}"]).abs().max() < 2e-5
         # The references count from 0: their t passed as it is gives another image at every one of them.
         assert ((net(x, t) - out).abs().amax((1, 2, 3)) > 1e-3).all()
 
@@ -133,8 +133,8 @@ def test_their_network_is_ours(name: str) -> None:
     with torch.no_grad():
         out = net(x_t, t)
         assert out.abs().max() > 0.1
-        assert (wrap(model)(x_t, t) - out).abs().max() < 1e-5
-        assert (wrap(model)(x_t, t + 0.25) - net(x_t, t + 0.25)).abs().max() < 1e-5
+        assert (wrap(model)(x_t, t) - out).abs().max() < 2e-5
+        assert (wrap(model)(x_t, t + 0.25) - net(x_t, t + 0.25)).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("name", LIVE)
@@ -147,7 +147,7 @@ def test_our_network_is_theirs(name: str) -> None:
     model.load_state_dict(unet_weights_to(net.state_dict(), settings))
     x_t, t = batch(settings)
     with torch.no_grad():
-        assert (model(x_t, t - 1).sample - net(x_t, t)).abs().max() < 1e-5
+        assert (model(x_t, t - 1).sample - net(x_t, t)).abs().max() < 2e-5
     back = unet_weights_from(model.state_dict(), settings)
     assert list(back) == list(net.state_dict())
     assert all(torch.equal(value, back[key]) for key, value in net.state_dict().items())

@@ -46,7 +46,7 @@ def tables(golden: Path) -> dict[str, Tensor]:
 @torch.no_grad()
 def test_outputs_equal_the_recorded_ones(net: UNet, tables: dict[str, Tensor]) -> None:
     out = tables["out"]
-    assert (net(tables["x"], tables["t"] + 1) - out).abs().max() < 1e-5
+    assert (net(tables["x"], tables["t"] + 1) - out).abs().max() < 2e-5
     assert ((net(tables["x"], tables["t"]) - out).abs().amax((1, 2, 3)) > 1e-3).all()
 
 
