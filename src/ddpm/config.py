@@ -99,8 +99,8 @@ class DiffusionSection(Section):
 
 
 class NetworkSection(Section):
-    channels: PositiveInt = 128
-    """Feature maps at full resolution."""
+    channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128
+    """Feature maps at full resolution (even: half are sines, half cosines of the timestep)."""
     multipliers: Annotated[tuple[PositiveInt, ...], _tuple, Field(min_length=1)] = (1, 2, 2, 2)
     """Feature maps of each resolution level, as multiples of `channels`; each level halves the size."""
     blocks: PositiveInt = 2
