@@ -1,7 +1,7 @@
 # make demo | test | test-all | check | install. Everything lives in .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .PHONY: install demo test test-all check clean
 

@@ -13,12 +13,12 @@ import ddpm
 
 ROOT = Path(ddpm.__file__).parent
 FLOORS = [
-    {"errors", "files", "schedule", "gaussian", "images", "noise", "device", "ops"},
+    {"errors", "files", "interrupts", "schedule", "gaussian", "images", "noise", "device", "progress", "ops"},
     {"diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},
     {"training_loop", "generate", "evaluate", "paper"},
-    {"run", "tracking", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"run", "memory", "tracking", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

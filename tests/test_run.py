@@ -17,7 +17,8 @@ from ddpm import checkpoint, run
 from ddpm.config import load_config, to_yaml
 from ddpm.errors import ConfigError, DDPMError
 from ddpm.images import read_png
-from ddpm.run import folder_of, memory_advice, sample_folder_of, train
+from ddpm.memory import memory_advice
+from ddpm.run import folder_of, sample_folder_of, train
 from ddpm.training_loop import new_state
 from tests.tiny import tiny
 
@@ -112,7 +113,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path: Path, capsys: pytest.Capture
     first = train(tiny(), tmp_path, progress=False)
     before = first.checkpoint.stat().st_mtime_ns
     assert train(tiny(), tmp_path).checkpoint == first.checkpoint
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().err
     assert first.checkpoint.stat().st_mtime_ns == before
 
 
@@ -217,8 +218,8 @@ def test_a_run_that_does_not_fit_is_told_what_does(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text(to_yaml(tiny(training__batch_size=65536)))
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "import ddpm.run, ddpm.training_loop, ddpm.data.batches, tensorboard, torch.utils.tensorboard\n"
-        "ddpm.run.limit_memory = lambda device: resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
+        "import ddpm.run, tensorboard, torch.utils.tensorboard\n"
+        "ddpm.device.limit_memory = lambda device: resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
         "from ddpm.cli import main; sys.exit(main(['train', sys.argv[1], '--out', sys.argv[2], '--device', 'cpu']))"
     )
     result = subprocess.run(

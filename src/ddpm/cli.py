@@ -140,10 +140,20 @@ def positive(text: str) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from ddpm.config import load_config
-    from ddpm.run import folder_of, train
+    from ddpm.run import folder_of
 
     config = load_config(options.config, options.overrides)
-    train(config, options.out or folder_of(options.config), fresh=options.fresh, device=options.device)
+    train_command(config, options.out or folder_of(options.config), fresh=options.fresh, device=options.device)
+
+
+def train_command(config: Config, out: Path, *, device: str | None = None, **options: Any) -> None:
+    """Train in a process of our own, whose memory may be limited to what there is."""
+    from ddpm.device import choose_device, limit_memory
+    from ddpm.run import train
+
+    chosen = choose_device(device)
+    limit_memory(chosen)
+    train(config, out, device=chosen, **options)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -180,11 +190,13 @@ def sample_command(
 
     `out` is the folder itself; `default_out` is numbered if it holds a set made with other settings.
     """
-    from ddpm.device import describe
+    from ddpm.device import choose_device, describe, limit_memory
     from ddpm.generate import claimable, load, sample_to_folder, sampling_settings
     from ddpm.run import sample_folder_of
 
-    model = load(path, weights=weights, device=device)
+    chosen = choose_device(device)
+    limit_memory(chosen)
+    model = load(path, weights=weights, device=chosen)
     settings = sampling_settings(model, **changes)
     folder = out or claimable(model, default_out or sample_folder_of(path), settings)
     steps = settings.steps or model.diffusion.schedule.T
@@ -234,11 +246,19 @@ def _config(options: argparse.Namespace) -> None:
     print(f"parameters            {cost['parameters']:,}")
     print(f"one network call      {cost['gflop_per_image']:.3f} GFLOP an image")
     if cost["train_pflop"] is not None:
-        print(
-            f"training              {cost['images']:,} images, about {cost['train_pflop']:.3g} PFLOP: "
-            f"{cost['train_pflop'] * 1e15 / 3e11 / 3600:.1f} h at 0.3 TFLOP/s (two CPU cores), "
-            f"{cost['train_pflop'] * 1e15 / 3e13 / 3600:.2g} h at 30 TFLOP/s (a GPU)"
-        )
+        times = ", ".join(f"{_duration(cost['train_pflop'] * 1e15 / speed)} on {name}" for name, speed in _SPEEDS)
+        print(f"training              {cost['images']:,} images, {cost['train_pflop']:.3g} PFLOP: about {times}")
+
+
+# Operations a second that a training step of such networks reaches; the first measured on a Xeon without AMX.
+_SPEEDS = (("two CPU cores", 1.5e11), ("a GPU that gives 30 TFLOP/s", 3e13))
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _value(value: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ddpm.cli import run_command
 
 OUT = Path("output") / "demo"
-SAMPLES = 200
+SAMPLES = 100
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def demo(out: Path) -> None:
-    """Train into `out`, sample into `out/samples-demo` and print a verdict."""
+    """Train into `out`, sample into `out/drawn` and print a verdict."""
     import numpy as np
 
     from ddpm import data
@@ -40,9 +40,7 @@ def demo(out: Path) -> None:
     config = load_config("image/digits/ddpm_8x8")
     finished = train(config, out)
     model = load(finished.checkpoint)
-    made = sample_to_folder(
-        model, out / "drawn", SAMPLES, settings=sampling_settings(model, batch_size=SAMPLES), gif=True
-    )
+    made = sample_to_folder(model, out / "drawn", SAMPLES, settings=sampling_settings(model), gif=True)
     samples = np.load(made.folder / "samples.npz")["arr_0"]
     scans = data.load(config.data, "train")
     assert scans.labels is not None

@@ -16,7 +16,7 @@ from ddpm.errors import UsageError
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-def choose_device(name: str | None = None) -> torch.device:
+def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The device to run on.
 
     Args:
@@ -25,7 +25,7 @@ def choose_device(name: str | None = None) -> torch.device:
 
     Raises UsageError for a device that this machine lacks.
     """
-    name = name or os.environ.get("DDPM_DEVICE") or "auto"
+    name = str(name or os.environ.get("DDPM_DEVICE") or "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

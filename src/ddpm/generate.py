@@ -22,14 +22,17 @@ from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
+from ddpm.progress import progress_bar
 from ddpm.schedule import spaced_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
 
 Weights = Literal["ema", "raw"]
 
 GRID_LIMIT = 64
-"""Pictures in grid.png and in the GIF."""
-GIF_FRAMES = 60
+"""Pictures in grid.png."""
+GIF_LIMIT = 16
+"""Pictures in the GIF; noise does not compress, so that it stays at a few megabytes."""
+GIF_FRAMES = 40
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | s
     if weights not in ("ema", "raw"):
         raise UsageError(f"weights: {weights!r}: expected ema or raw")
     saved = checkpoint.load(path)
-    chosen = choose_device(str(device)) if device is not None else choose_device()
+    chosen = choose_device(device)
     network = build_network(saved.config)
     load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
     network.to(chosen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
@@ -148,10 +151,11 @@ def sample_to_folder(
     _claim(folder, identity)
     wanted = range(start, start + count)
     missing = [i for i in wanted if not _png(folder, i).exists()]
+    made = len(missing)
     gif_path = folder / "reverse-process.gif" if gif else None
     shown = list(wanted[:GRID_LIMIT])
     if gif_path and not gif_path.exists():
-        filmed = shown[: settings.batch_size]
+        filmed = shown[: min(GIF_LIMIT, settings.batch_size)]
         frames: list[np.ndarray] = []
         watch = _gif_frames(model, frames, settings)
         for i, array in _sample_all(model, filmed, settings, progress=progress, watch=watch):
@@ -162,7 +166,7 @@ def sample_to_folder(
         save_png(_png(folder, i), array)
     save_png(folder / "grid.png", grid(np.stack([read_png(_png(folder, i)) for i in shown])))
     _write_npz(folder / "samples.npz", (read_png(_png(folder, i)) for i in wanted), count)
-    return SampleSet(folder, count, len(missing), gif_path)
+    return SampleSet(folder, count, made, gif_path)
 
 
 def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
@@ -185,7 +189,10 @@ def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
 
 
 def _settings_of(folder: Path) -> dict[str, Any] | None:
+    """The settings of the set that a folder holds; None if it has no picture yet."""
     path = folder / "settings.json"
+    if not any(folder.glob("[0-9]*.png")):
+        return None
     try:
         return dict(json.loads(path.read_text())) if path.exists() else None
     except (ValueError, TypeError) as error:
@@ -216,12 +223,10 @@ def _sample_batches(
     model: Model, indices: Sequence[int], settings: SamplingSection, *, progress: bool, watch: Watch | None = None
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
     """Sample `indices` batch by batch: (numbers, uint8 NHWC)."""
-    from tqdm import tqdm
-
     size = settings.batch_size
     steps = settings.steps or model.diffusion.schedule.T
     batches = [indices[i : i + size] for i in range(0, len(indices), size)]
-    with tqdm(total=len(batches) * steps, unit="step", desc="sampling", disable=not progress) as bar:
+    with progress_bar("sampling", len(batches) * steps, "step", show=progress and bool(batches)) as bar:
         for batch in batches:
             bar.set_postfix_str(f"images {batch[0]}-{batch[-1]}")
             try:
@@ -246,7 +251,7 @@ def _sample_all(
 
 
 def _gif_frames(model: Model, frames: list[np.ndarray], settings: SamplingSection) -> Watch:
-    """A watcher that keeps about GIF_FRAMES grids of x_t along the way."""
+    """A watcher that keeps about GIF_FRAMES grids of x_t along the way, small enough for a file."""
     total = settings.steps or model.diffusion.schedule.T
     keep = {round(i * (total - 1) / (GIF_FRAMES - 1)) for i in range(GIF_FRAMES)}
 

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpm.cli import natural, positive, run_command, sample_command
+from ddpm.cli import natural, positive, run_command, sample_command, train_command
 from ddpm.errors import ConfigError
 
 _PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -42,7 +42,7 @@ def sample_main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from ddpm.config import load_config
-    from ddpm.run import folder_of, train
+    from ddpm.run import folder_of
 
     settings = {
         "training.steps": options.num_training_steps,
@@ -51,7 +51,7 @@ def _train(options: argparse.Namespace) -> None:
         "training.precision": _PRECISIONS.get(options.mixed_precision),
     }
     config = load_config(options.config_path, [f"{k}={v}" for k, v in settings.items() if v is not None])
-    train(config, folder_of(options.config_path), resume_from=options.resume_from)
+    train_command(config, folder_of(options.config_path), resume_from=options.resume_from)
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,14 @@ import torch
 from ddpm import checkpoint, data, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
-from ddpm.device import autocast, choose_device, describe, is_out_of_memory, limit_memory
+from ddpm.device import autocast, choose_device, describe, is_out_of_memory
 from ddpm.errors import ConfigError, DDPMError
 from ddpm.files import write_text
 from ddpm.images import grid, save_png, to_arrays
+from ddpm.interrupts import Stop, stop_requests
+from ddpm.memory import memory_advice
 from ddpm.noise import ImageNoise
+from ddpm.progress import progress_bar, say
 from ddpm.samplers import ancestral
 from ddpm.schedule import spaced_steps
 from ddpm.tracking import Tracker
@@ -114,8 +115,7 @@ def train(
     folder = Path(out) if out is not None else Path("output") / "run"
     if fresh:
         folder = _unused(folder)
-    chosen = choose_device(str(device)) if device is not None else choose_device()
-    limit_memory(chosen)
+    chosen = choose_device(device)
     with _locked(folder):
         return _Run(config, folder, chosen, progress).go(Path(resume_from) if resume_from else None)
 
@@ -146,7 +146,7 @@ class _Run:
         write_text(self.folder / "config.yaml", to_yaml(self.config))
         self._header(state)
         fits = True
-        with Tracker(self.folder, state.step) as tracker, _signals() as stop:
+        with Tracker(self.folder, state.step) as tracker, stop_requests() as stop:
             try:
                 self._loop(state, tracker, stop)
             except (RuntimeError, MemoryError) as error:
@@ -191,20 +191,11 @@ class _Run:
                 f"({self.facts.count:,}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out"
             )
 
-    def _loop(self, state: TrainingState, tracker: Tracker, stop: _Stop) -> None:
-        from tqdm import tqdm
-
+    def _loop(self, state: TrainingState, tracker: Tracker, stop: Stop) -> None:
         training = self.config.training
         preview_every = training.preview_every or training.save_every
         began, images_since = time.perf_counter(), 0
-        with tqdm(
-            total=self.total,
-            initial=state.step,
-            unit="step",
-            desc="training",
-            disable=not self.progress,
-            smoothing=0.05,
-        ) as bar:
+        with progress_bar("training", self.total, "step", show=self.progress, done=state.step) as bar:
             for step in training_loop.training_steps(self.config, state, self.images):
                 bar.update()
                 self.loss_sum += step.loss
@@ -292,10 +283,7 @@ class _Run:
         self._say(f"ends at    step {self.total:,} ({epochs:.1f} epochs); now at {state.step:,}")
 
     def _say(self, line: str) -> None:
-        if self.progress:
-            from tqdm import tqdm
-
-            tqdm.write(line)
+        say(line, show=self.progress)
 
 
 def _with_training(config: Config, **changes: Any) -> Config:
@@ -315,42 +303,6 @@ def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarra
     with autocast(state.precision, state.device):
         *_, last = ancestral(diffusion, state.ema, x, steps, noise=noise, clip=config.sampling.clip)
     return to_arrays(last.x, facts.crop)
-
-
-def memory_advice(config: Config, state: TrainingState) -> str:
-    """What to do when a training step does not fit, found by trying smaller ones."""
-    training = config.training
-    size = training.batch_size // training.accumulation
-    tried = f"out of memory: a training step with {size} images at a time does not fit {describe(state.device)}."
-    while size > 1:
-        size = max(k for k in range(1, size // 2 + 1) if training.batch_size % k == 0)
-        if _fits(config, state, size):
-            break
-    else:
-        return f"{tried} Not even one image does: use a smaller network or image"
-    advice = [
-        f"{size} images do: --set training.accumulation={training.batch_size // size} gives the same batch of "
-        f"{training.batch_size} in parts, --set training.batch_size={size} a smaller batch"
-    ]
-    if state.precision == "float32" and state.device.type == "cuda":
-        advice.append("--set training.precision=bfloat16 needs about half the memory")
-    return f"{tried} {'; '.join(advice)}"
-
-
-def _fits(config: Config, state: TrainingState, size: int) -> bool:
-    """Whether forward and backward of `size` images run without exhausting the memory."""
-    state.network.zero_grad(set_to_none=True)
-    if state.device.type == "cuda":
-        torch.cuda.empty_cache()
-    try:
-        x = torch.zeros(size, config.data.channels, *config.data.size, device=state.device)
-        with autocast(state.precision, state.device):
-            state.network(x, torch.ones(size, device=state.device)).float().sum().backward()
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            return False
-        raise
-    return True
 
 
 def _unused(folder: Path) -> Path:
@@ -379,32 +331,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class _Stop:
-    """Set by the first signal; a second one leaves at once."""
-
-    signum: int = 0
-
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask for a stop at the end of the step, instead of stopping in its middle."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(signum: int, _: FrameType | None) -> None:
-        if stop.signum:
-            raise KeyboardInterrupt
-        stop.signum = signum
-
-    previous: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

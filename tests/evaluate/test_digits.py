@@ -7,7 +7,7 @@ import pytest
 
 from ddpm import data
 from ddpm.config import DataSection
-from ddpm.evaluate.digits import judge
+from ddpm.evaluate.digits import Verdict, judge
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +17,17 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> data.ImageSet:
         return data.load(DataSection(source="digits", image_size=8, channels=1), progress=False)
 
 
-def _judge(samples: np.ndarray, scans: data.ImageSet) -> object:
+def _judge(samples: np.ndarray, scans: data.ImageSet) -> Verdict:
     assert scans.labels is not None
     return judge(samples, scans.take(np.arange(len(scans))), scans.labels)
 
 
-def test_scans_with_a_little_noise_are_read_and_are_no_copies(scans: data.ImageSet) -> None:
+def test_scans_with_a_little_noise_are_read(scans: data.ImageSet) -> None:
     rng = np.random.default_rng(0)
     real = scans.take(np.arange(300)).transpose(0, 2, 3, 1).astype(int)
     verdict = _judge((real + rng.integers(-40, 41, real.shape)).clip(0, 255).astype(np.uint8), scans)
     assert verdict.sure > 0.8
     assert verdict.classes == 10
-    assert verdict.copies < 0.2
     assert verdict.accuracy > 0.97
     assert verdict.sure_of_noise < 0.01
     assert "10 of the 10 digits appear" in str(verdict)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from typing import get_args
 
 import numpy as np
 
 from ddpm.config import DataSection
-from ddpm.data.batches import Batch as Batch
-from ddpm.data.batches import batch_indices as batch_indices
-from ddpm.data.batches import batches as batches
-from ddpm.data.download import cache_folder
+from ddpm.data.order import Batch as Batch
+from ddpm.data.order import batch_indices as batch_indices
+from ddpm.data.order import batches as batches
 from ddpm.data.pack import pack
 from ddpm.data.records import ImageSet as ImageSet
 from ddpm.data.records import ScanReport as ScanReport
 from ddpm.data.records import Source
 from ddpm.data.records import Split as Split
 from ddpm.errors import DataError
-from ddpm.noise import Purpose, rng
 
 
 def load(config: DataSection, split: Split = "train", *, progress: bool = True) -> ImageSet:
@@ -26,38 +25,32 @@ def load(config: DataSection, split: Split = "train", *, progress: bool = True) 
     Args:
         split: `train` is what training sees; `held_out` the share `data.held_out` of the training images that it
             does not see, the same for every seed; `test` the source's own test images.
-        progress: show bars while downloading and decoding, and the scan report after decoding.
+        progress: show bars while downloading and decoding, and the scan report after decoding (on stderr).
 
     Raises:
         DataError: no such files, too many broken ones, or no such split; says what to do.
     """
+    if split not in get_args(Split):
+        raise ValueError(f"split: found {split!r}, expected one of {', '.join(get_args(Split))}")
     if split == "held_out" and not config.held_out:
         raise DataError("data.held_out: is 0, so that no images are held out; set it, for example to 0.05")
-    source = _source(config, split, progress=progress)
-    packed, made = pack(source, config, cache_folder() / "packed", progress=progress)
-    if made and progress:
-        from tqdm import tqdm
-
-        tqdm.write(str(packed.report))
-    index = None if split == "test" else _split_index(len(packed.images), config.held_out, split)
-    labels = packed.labels if packed.labels is None or index is None else packed.labels[index]
-    identity = packed.sha256 + ("" if index is None else hashlib.sha256(index.tobytes()).hexdigest())
+    packed = pack(_source(config, split, progress=progress), config, progress=progress)
+    facts, index = packed.facts, None
+    if split != "test" and config.held_out:
+        index = _split_index(len(packed.images), config.held_out, held_out=split == "held_out")
+    labels = facts.labels if facts.labels is None or index is None else facts.labels[index]
     return ImageSet(
-        packed.images,
-        index,
-        labels,
-        source.class_names,
-        packed.crop,
-        hashlib.sha256(identity.encode()).hexdigest(),
-        packed.report,
+        packed.images, index, labels, facts.class_names, facts.crop, _fingerprint(facts.sha256, index), facts.report
     )
 
 
 def _source(config: DataSection, split: Split, *, progress: bool) -> Source:
-    """The pictures of a split (`train` and `held_out` share them), found or downloaded but not decoded."""
-    name, part = config.source, "test" if split == "test" else "train"
-    if part == "test" and name in ("digits", "folder"):
-        raise DataError(f"data.source: {name} has no test images of its own; use data.held_out")
+    """The pictures of a split (`train` and `held_out` share them), found or downloaded but not read."""
+    name, test = config.source, split == "test"
+    if test and name in ("digits", "folder"):
+        raise DataError(
+            f"data.source: {name} has no test images of its own; use the held-out ones (data.held_out, split held_out)"
+        )
     match name:
         case "digits":
             from ddpm.data.digits import digits_source
@@ -66,23 +59,28 @@ def _source(config: DataSection, split: Split, *, progress: bool) -> Source:
         case "mnist" | "fashion_mnist" | "kmnist":
             from ddpm.data.idx import idx_source
 
-            return idx_source(name, config.root, "t10k" if part == "test" else "train", progress=progress)
+            return idx_source(name, config.root, "t10k" if test else "train", progress=progress)
         case "cifar10":
             from ddpm.data.cifar import cifar_source
 
-            return cifar_source(config.root, part, progress=progress)
+            return cifar_source(config.root, "test" if test else "train", progress=progress)
         case "folder":
             from ddpm.data.folder import folder_source
 
             return folder_source(config.root)
 
 
-def _split_index(count: int, share: float, split: Split) -> np.ndarray | None:
-    """Which images are held out, or kept: the same for every training seed."""
-    if not share:
-        return None
+def _split_index(count: int, share: float, *, held_out: bool) -> np.ndarray:
+    """Which images are held out, or kept: ascending, the same for every training seed; at least one of each."""
+    from ddpm.noise import Purpose, rng
+
     held = max(1, round(count * share))
     if held >= count:
-        raise DataError(f"data.held_out: {share} of {count} images leaves none to train on")
+        raise DataError(f"data.held_out: {share:g} of {count:,} images leaves none to train on; lower it")
     order = rng(0, Purpose.SPLIT).permutation(count)
-    return np.sort(order[:held] if split == "held_out" else order[held:])
+    return np.sort(order[:held] if held_out else order[held:])
+
+
+def _fingerprint(sha256: str, index: np.ndarray | None) -> str:
+    """Of a part of the packed images: from the hash of all and the indices, since reading all again takes long."""
+    return sha256 if index is None else hashlib.sha256(sha256.encode() + index.astype("<i8").tobytes()).hexdigest()

@@ -1,22 +1,21 @@
-"""scikit-learn's 1,797 scans of handwritten digits: 8x8, 17 levels, no download."""
+"""scikit-learn's 1,797 scans of handwritten digits: 8x8, 17 levels, no download, no cache."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ddpm.data.records import Item, Source
+from ddpm.data.arrays import array_contents
+from ddpm.data.records import Contents, Source
 
 
 def digits_source() -> Source:
-    """The scans, their 0..16 spread over 0..255."""
-    import sklearn
-    from PIL import Image
+    """The scans, their levels 0..16 spread over 0..255."""
+    return Source("digits", None, _read)
+
+
+def _read() -> Contents:
     from sklearn.datasets import load_digits
 
     scans = load_digits()
     levels = np.round(scans.images * 255 / 16).astype(np.uint8)
-    items = [
-        Item(f"scan {i}", lambda image=image: Image.fromarray(image), int(label))  # type: ignore[misc]
-        for i, (image, label) in enumerate(zip(levels, scans.target, strict=True))
-    ]
-    return Source(items, [(f"scikit-learn {sklearn.__version__}", len(items), 0)], tuple("0123456789"))
+    return array_contents(levels, scans.target, tuple("0123456789"), where="scikit-learn's digits")

@@ -4,67 +4,67 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm.data.cache import making
 from ddpm.errors import DataError
-
-
-def cache_folder() -> Path:
-    """Where packed and downloaded data live: DDPM_CACHE, else the user's cache folder."""
-    import platformdirs
-
-    named = os.environ.get("DDPM_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("ddpm"))
+from ddpm.progress import say
 
 
 def fetch(
-    urls: Sequence[str], target: Path, *, file_md5: str | None = None, content_md5: str | None = None, progress: bool
+    urls: Sequence[str],
+    target: Path,
+    *,
+    file_md5: str | None = None,
+    content_md5: str | None = None,
+    by_hand: str = "Put the file into a folder and name it with data.root or DDPM_DATA_ROOT",
+    progress: bool,
 ) -> Path:
     """Download `target` from the first of `urls` that gives the right content, unless it is there already.
 
     Args:
         file_md5: MD5 of the file.
         content_md5: MD5 of what the gzipped file holds (mirrors may compress differently).
+        by_hand: what to do without a network, for the message.
 
     Raises:
-        DataError: no mirror had it; names each with its reason, and the way by hand.
+        DataError: no mirror had it; names each with its reason.
     """
     if target.is_file():
         return target
     import pooch
 
-    pooch.get_logger().setLevel(logging.ERROR)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    download = pooch.HTTPDownloader(progressbar=progress, timeout=30)
     reasons = []
-    for url in urls:
-        try:
-            pooch.retrieve(
-                url,
-                known_hash=None,
-                fname=part.name,
-                path=part.parent,
-                downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30),
-            )
-            found = _md5(part.read_bytes(), unzip=content_md5 is not None)
-            if found != (content_md5 or file_md5):
-                raise ValueError(f"wrong content (MD5 {found}, expected {content_md5 or file_md5})")
-            os.replace(part, target)
+    with making(target, progress=progress):
+        if target.is_file():  # another process made it meanwhile
             return target
-        except (OSError, ValueError, EOFError, zlib.error) as error:  # requests' errors are OSErrors
-            reasons.append(f"  {url}: {str(error).splitlines()[0][:160]}")
-        finally:
-            part.unlink(missing_ok=True)
-    raise DataError(
-        f"{target.name}: could not be downloaded:\n"
-        + "\n".join(reasons)
-        + "\nPut the file into a folder and name it with "
-        "data.root or the environment variable DDPM_DATA_ROOT"
-    )
+        part = target.with_name(f"{target.name}.part")
+        for url in urls:
+            say(f"downloading {url}", show=progress)
+            try:
+                download(url, str(part), None)
+                found, expected = _md5(part, content=content_md5 is not None), content_md5 or file_md5
+                if found != expected:
+                    raise ValueError(f"wrong content (MD5 {found}, expected {expected})")
+                os.replace(part, target)
+                return target
+            except (OSError, ValueError, EOFError, zlib.error) as error:  # those of requests are OSErrors
+                reasons.append(f"  {url}: {_reason(error)}")
+            finally:
+                part.unlink(missing_ok=True)
+    raise DataError("\n".join([f"{target.name}: cannot be downloaded:", *reasons, by_hand]))
 
 
-def _md5(content: bytes, *, unzip: bool) -> str:
-    return hashlib.md5(gzip.decompress(content) if unzip else content, usedforsecurity=False).hexdigest()
+def _reason(error: Exception) -> str:
+    if type(error).__module__.startswith("requests") and getattr(error, "response", None) is None:
+        return f"cannot be reached ({type(error).__name__})"  # in its own words it fills a paragraph
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _md5(path: Path, *, content: bool) -> str:
+    with gzip.open(path) if content else path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

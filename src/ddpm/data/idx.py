@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import math
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ddpm.data.download import cache_folder, fetch
-from ddpm.data.find import find_file, search_folders, stat_entry
-from ddpm.data.records import Item, Source
+from ddpm.data.arrays import array_contents
+from ddpm.data.cache import cache_folder
+from ddpm.data.download import fetch
+from ddpm.data.find import by_hand, find_together, missing, search_folders, stat_entry
+from ddpm.data.records import Contents, Source
 from ddpm.errors import DataError
 
 _MIRRORS = {
@@ -22,9 +27,9 @@ _MIRRORS = {
     "kmnist": ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 }
 _SUBFOLDERS = {
-    "mnist": ("MNIST/raw", "mnist"),
-    "fashion_mnist": ("FashionMNIST/raw", "fashion_mnist"),
-    "kmnist": ("KMNIST/raw", "kmnist"),
+    "mnist": ("mnist", "MNIST/raw", "MNIST"),
+    "fashion_mnist": ("fashion_mnist", "FashionMNIST/raw", "FashionMNIST", "fashion-mnist"),
+    "kmnist": ("kmnist", "KMNIST/raw", "KMNIST"),
 }
 # MD5 of the content for MNIST, whose mirrors compress it differently; of the .gz file for the others.
 _MD5 = {
@@ -47,7 +52,7 @@ _MD5 = {
         "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
     },
 }
-CLASS_NAMES = {
+_CLASS_NAMES = {
     "mnist": tuple("0123456789"),
     "fashion_mnist": (
         "t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -57,18 +62,30 @@ CLASS_NAMES = {
 
 
 def idx_source(name: str, root: str | None, part: str, *, progress: bool) -> Source:
-    """The images and labels of one part ("train" or "t10k") of a data set of the MNIST family."""
-    from PIL import Image
+    """The images and labels of one part ("train" or "t10k") of a data set of the MNIST family.
 
-    paths = [_locate(name, root, f"{part}-{kind}", progress) for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    Raises DataError when the files are neither on disk nor to be downloaded.
+    """
+    files = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+    spellings = [[form + end for form in (f, f.replace("-idx", ".idx")) for end in ("", ".gz")] for f in files]
+    folders = search_folders(root, _SUBFOLDERS[name])
+    paths = find_together(spellings, folders)
+    if paths is None:
+        if root:
+            raise missing(root, spellings, folders)
+        paths = [_download(name, file, by_hand(spellings, folders), progress) for file in files]
+    return Source(f"{name} {part}", [stat_entry(path) for path in paths], partial(_read, name, files, paths))
+
+
+def _read(name: str, files: list[str], paths: list[Path]) -> Contents:
+    for file, path in zip(files, paths, strict=True):
+        _refuse_another(name, file, path)
     images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
     if len(images) != len(labels):
-        raise DataError(f"{paths[0]} has {len(images):,} images but {paths[1]} {len(labels):,} labels")
-    items = [
-        Item(f"{part} image {i}", lambda image=image: Image.fromarray(image), int(label))  # type: ignore[misc]
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    return Source(items, [stat_entry(path) for path in paths], CLASS_NAMES[name])
+        raise DataError(
+            f"{paths[0]} has {len(images):,} images but {paths[1]} {len(labels):,} labels; they are not of one data set"
+        )
+    return array_contents(images, labels, _CLASS_NAMES[name], where=str(paths[1]))
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -76,32 +93,53 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
     Raises DataError naming the file: truncated, not IDX, of another type or shape.
     """
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); replace it with a whole copy") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
+    content = _content(path)
+    header, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
+    if len(content) < header or content[:4] != magic:
         raise DataError(
-            f"{path}: is not an IDX file of unsigned bytes with {dimensions} dimension(s): "
-            f"it begins with {content[:4].hex()}, expected {bytes([0, 0, 8, dimensions]).hex()}"
+            f"{path}: is not an IDX file of unsigned bytes with {dimensions} dimension(s): it begins with the bytes "
+            f"{content[:4].hex() or '(none)'}, expected {magic.hex()}{_REPLACE}"
         )
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
-    expected = header + int(np.prod([int(n) for n in shape], dtype=object))
+    expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{path}: has {len(content):,} bytes, but its header says {expected:,}; it is not whole")
+        raise DataError(
+            f"{path}: is not whole: it has {len(content):,} bytes unpacked, but its header "
+            f"({' x '.join(map(str, shape))}) says {expected:,}{_REPLACE}"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _locate(name: str, root: str | None, file: str, progress: bool) -> Path:
-    """The file on disk: under the root, or downloaded."""
-    names = [form + end for form in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
-    found = find_file(names, search_folders(root, _SUBFOLDERS[name]), source=name, root=root)
-    if found:
-        return found
-    md5 = _MD5[name][file]
-    kind = {"content_md5": md5} if name == "mnist" else {"file_md5": md5}
-    urls = [mirror + file + ".gz" for mirror in _MIRRORS[name]]
-    return fetch(urls, cache_folder() / "downloads" / name / f"{file}.gz", progress=progress, **kind)
+_REPLACE = ". Replace it with a whole copy, or delete it if it was downloaded by ddpm"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
+
+
+def _refuse_another(name: str, file: str, path: Path) -> None:
+    """The family shares its file names, so a folder of one is easily taken for another: known checksums tell."""
+    known = {md5: (n, f) for n, table in _MD5.items() for f, md5 in table.items()}
+    for content in (path.read_bytes(), _content(path)):
+        found = known.get(hashlib.md5(content, usedforsecurity=False).hexdigest(), (name, file))
+        if found != (name, file):
+            raise DataError(
+                f"{path}: is {found[1]} of {found[0]}, not {file} of {name}. "
+                f"Put the files of {name} into a folder of their own, such as {path.parent / name}"
+            )
+
+
+def _download(name: str, file: str, otherwise: str, progress: bool) -> Path:
+    md5, target = _MD5[name][file], cache_folder() / "downloads" / name / f"{file}.gz"
+    return fetch(
+        [f"{mirror}{file}.gz" for mirror in _MIRRORS[name]],
+        target,
+        file_md5=None if name == "mnist" else md5,
+        content_md5=md5 if name == "mnist" else None,
+        by_hand=otherwise,
+        progress=progress,
+    )

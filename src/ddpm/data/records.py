@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from ddpm.images import Crop
-
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ddpm.images import Crop
 
 Split = Literal["train", "held_out", "test"]
 
@@ -27,73 +27,97 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """The pictures of one split, and what identifies them without reading them."""
+class Contents:
+    """The pictures of a source, in a fixed order."""
 
-    items: list[Item]
-    manifest: list[tuple[str, int, int]]
-    """(path, bytes, modification time in ns) of each file."""
+    items: Sequence[Item]
     class_names: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ...; () when the pictures have none."""
     ignored: int = 0
     """Files that are no pictures by their name."""
+    unclassed: int = 0
+    """Pictures beside the class folders; one is enough for all to have no label."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Source:
+    """One part of a data set: found, not read."""
+
+    name: str
+    manifest: Sequence[tuple[str, int, int]] | None
+    """(path, bytes, modification time in ns) of each file; None: so small that it needs no cache."""
+    read: Callable[[], Contents]
+    """Reads it; called only when the cache has no pack of it."""
+
+
+@dataclass(frozen=True)
 class ScanReport:
     """What was found when the pictures were read."""
 
-    found: int = 0
+    found: int
     """Pictures that the source has."""
-    ignored: int = 0
-    """Other files."""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: tuple[tuple[str, str], ...] = ()
     """(name, reason) of each broken picture."""
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     """Pictures by "width x height"."""
-    modes: dict[str, int] = field(default_factory=dict)
-    """Pictures by pixel format."""
+    modes: Mapping[str, int] = field(default_factory=dict)
+    """Pictures by pixel format, in Pillow's words."""
     animated: int = 0
-    """Animated pictures, of which the first frame was taken."""
+    """Pictures of several frames, of which the first was taken."""
+    ignored: int = 0
+    """Files that are not images by their name; they are not counted in `found`."""
+    unclassed: int = 0
+    """Pictures beside the class folders, which is why there are no labels."""
 
     @property
     def kept(self) -> int:
         return self.found - len(self.skipped)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.kept:,} of {self.found:,} pictures read" + (f", {self.ignored:,} other files" * bool(self.ignored))
-        ]
-        for name, counts in (("sizes", self.sizes), ("modes", self.modes)):
-            most = ", ".join(f"{key}: {count:,}" for key, count in Counter(counts).most_common(4))
-            lines.append(f"{name} {most}" + (f" and {len(counts) - 4} more" if len(counts) > 4 else ""))
+        others = f", {self.ignored:,} other files skipped: not an image" if self.ignored else ""
+        lines = [f"{self.kept:,} of {self.found:,} pictures read{others}"]
+        lines += [f"sizes    {_most(self.sizes)}", f"formats  {_most(self.modes)}"]
         if self.animated:
-            lines.append(f"animated {self.animated:,}, first frame taken")
-        lines += [f"skipped {name!r}: {reason}" for name, reason in self.skipped[:5]]
+            lines.append(f"animated {self.animated:,}: the first frame is taken")
+        if self.unclassed:
+            lines.append(f"labels   none: {self.unclassed:,} of the pictures lie beside the class folders")
+        lines += [f"skipped  {name!r}: {reason}" for name, reason in self.skipped[:5]]
         if len(self.skipped) > 5:
-            lines.append(f"skipped {len(self.skipped) - 5:,} more")
+            lines.append(f"skipped  {len(self.skipped) - 5:,} more")
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+def _most(counts: Mapping[str, int]) -> str:
+    most = ", ".join(f"{key}: {count:,}" for key, count in Counter(counts).most_common(4))
+    return most + (f" and {len(counts) - 4:,} more" if len(counts) > 4 else "")
+
+
+@dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The pictures of one split: packed, decoded and of one size."""
+    """The pictures of one split: decoded, packed, of one size."""
 
     packed: np.ndarray
-    """(M, C, H, W) uint8, memory-mapped; all pictures of the source's part."""
+    """(M, C, H, W) uint8, read-only, memory-mapped from the cache: all that `train` and `held_out` share."""
     index: np.ndarray | None
-    """Which of them belong to the split, (N,) int64; None: all."""
+    """Which of them are in this split, (N,) int64, ascending; None: all."""
     labels: np.ndarray | None
     """(N,) int64, or None."""
     class_names: tuple[str, ...]
+    """Names of the labels; () when there are none."""
     crop: Crop | None
-    """Where the picture lies in the frame, if all were padded alike."""
+    """Where the picture lies in the frame, if all are padded alike; else None."""
     fingerprint: str
-    """SHA-256 of the split's images and labels."""
+    """SHA-256 (hex) that stands for the split's images and labels."""
     report: ScanReport
 
     def __len__(self) -> int:
         return len(self.packed) if self.index is None else len(self.index)
 
+    @property
+    def images(self) -> np.ndarray:
+        """All pictures of the split, uint8 (N, C, H, W); a copy in memory if the split is a part: see `take`."""
+        return self.packed if self.index is None else self.packed[self.index]
+
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The pictures at `indices` (0..N-1) as a new array, uint8 (n, C, H, W)."""
+        """The pictures at `indices` (0..N-1) as a new contiguous array, uint8 (n, C, H, W)."""
         return np.ascontiguousarray(self.packed[indices if self.index is None else self.index[indices]])

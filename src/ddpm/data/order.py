@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm.data.records import ImageSet
-from ddpm.noise import Purpose, rng
 
 
 class Batch(NamedTuple):
@@ -40,6 +39,8 @@ def batch_indices(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    from ddpm.noise import Purpose, rng
+
     return rng(seed, Purpose.ORDER, epoch).permutation(count)
 
 
