@@ -8,6 +8,7 @@ was found and what is allowed.
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -338,12 +339,11 @@ def plain(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The configuration, every key written out, as YAML that `load_config` reads back."""
-    import io
-
     from ruamel.yaml import YAML
 
-    buffer = io.StringIO()
-    YAML(typ="safe", pure=True).dump(plain(config), buffer)
+    yaml, buffer = YAML(typ="rt", pure=True), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(plain(config), buffer)
     return buffer.getvalue()
 
 
