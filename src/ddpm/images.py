@@ -58,7 +58,9 @@ def to_picture(array: np.ndarray) -> Image:
 
 
 def grid(arrays: np.ndarray, *, columns: int | None = None, height: int | None = None) -> np.ndarray:
-    """Pictures side by side with gaps, small ones enlarged by whole pixels.
+    """Pictures side by side with gaps, small ones enlarged: by whole pixels, tiny ones (below 16) smoothly.
+
+    Enlarged many times, single pixels hide the shape that they make.
 
     Args:
         arrays: uint8 (N, H, W, C).
@@ -72,13 +74,25 @@ def grid(arrays: np.ndarray, *, columns: int | None = None, height: int | None =
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     scale = max(1, math.ceil((height or 64) / h))
-    arrays = arrays.repeat(scale, axis=1).repeat(scale, axis=2)
+    if h < 16:
+        arrays = np.stack([_smooth(array, scale) for array in arrays])
+    else:
+        arrays = arrays.repeat(scale, axis=1).repeat(scale, axis=2)
     h, w, gap = h * scale, w * scale, max(2, h * scale // 12)
     page = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, channels), PAPER, np.uint8)
     for i, array in enumerate(arrays):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         page[y : y + h, x : x + w] = array
     return page
+
+
+def _smooth(array: np.ndarray, scale: int) -> np.ndarray:
+    from PIL import Image
+
+    h, w, channels = array.shape
+    return np.asarray(to_picture(array).resize((w * scale, h * scale), Image.Resampling.BICUBIC)).reshape(
+        h * scale, w * scale, channels
+    )
 
 
 def save_png(path: Path, array: np.ndarray) -> None:
