@@ -236,8 +236,8 @@ class Config(Section):
             side = bad[0]
             near = [s for s in (side // factor * factor, (side // factor + 1) * factor) if s]
             raise ValueError(
-                f"data.image_size: {side} does not fit the network, which halves it "
-                f"{len(network.multipliers) - 1} times after patches of {network.patch}: sides must be multiples of "
+                f"data.image_size: {side} does not fit the network, which halves it {len(network.multipliers) - 1} times"
+                f"{f' after patches of {network.patch}' if network.patch > 1 else ''}: sides must be multiples of "
                 f"{factor} (the nearest: {' or '.join(map(str, near))})"
             )
         short = min(self.data.size) // network.patch
