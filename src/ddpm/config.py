@@ -235,10 +235,10 @@ class Config(Section):
         if bad:
             side = bad[0]
             near = [s for s in (side // factor * factor, (side // factor + 1) * factor) if s]
+            patches = f" after patches of {network.patch}" if network.patch > 1 else ""
             raise ValueError(
-                f"data.image_size: {side} does not fit the network, which halves it {len(network.multipliers) - 1} times"
-                f"{f' after patches of {network.patch}' if network.patch > 1 else ''}: sides must be multiples of "
-                f"{factor} (the nearest: {' or '.join(map(str, near))})"
+                f"data.image_size: {side} does not fit the network, which halves it {len(network.multipliers) - 1} "
+                f"times{patches}: sides must be multiples of {factor} (the nearest: {' or '.join(map(str, near))})"
             )
         short = min(self.data.size) // network.patch
         sizes = [short >> level for level in range(len(network.multipliers))]
