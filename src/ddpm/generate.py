@@ -19,7 +19,7 @@ from ddpm.config import Config, SamplingSection
 from ddpm.device import choose_device, is_out_of_memory
 from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import DDPMError, UsageError
-from ddpm.files import atomic_write, write_json
+from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
 from ddpm.progress import progress_bar
@@ -100,11 +100,22 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
 
 def states(model: Model, indices: Sequence[int], settings: SamplingSection) -> Iterator[samplers.State]:
     """The sampler's states for the images numbered `indices`, in [-1, 1] and with any padding."""
-    shape = (model.config.data.channels, *model.config.data.size)
-    noise = ImageNoise(settings.seed, indices, shape, model.device)
+    return draw(model.diffusion, model.network, model.config, indices, settings, model.device)
+
+
+def draw(
+    diffusion: Diffusion,
+    net: Net,
+    config: Config,
+    indices: Sequence[int],
+    settings: SamplingSection,
+    device: torch.device,
+) -> Iterator[samplers.State]:
+    """`states` of any network for the images that `config` describes."""
+    noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
-    steps = spaced_steps(model.diffusion.schedule.T, settings.steps)
-    return samplers.ancestral(model.diffusion, model.network, x, steps, noise=noise, clip=settings.clip)
+    steps = spaced_steps(diffusion.schedule.T, settings.steps)
+    return samplers.ancestral(diffusion, net, x, steps, noise=noise, clip=settings.clip)
 
 
 def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = False, **changes: Any) -> np.ndarray:
@@ -118,8 +129,8 @@ def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = Fa
         uint8 (count, H, W, C), padding cropped off.
     """
     settings = sampling_settings(model, **changes)
-    parts = [a for _, a in _sample_batches(model, range(start, start + count), settings, progress=progress)]
-    return np.concatenate(parts)
+    images = _sample_all(model, range(start, start + count), settings, progress=progress)
+    return np.stack([array for _, array in images])
 
 
 @dataclass(frozen=True)
@@ -171,11 +182,8 @@ def sample_to_folder(
 
 def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
     """`folder`, or the first of `folder-2`, `folder-3`, ... that no set with other settings occupies."""
-    identity, candidate, number = _identity(model, settings), folder, 1
-    while (found := _settings_of(candidate)) is not None and found != identity:
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+    identity = _identity(model, settings)
+    return next(f for f in numbered(folder) if _settings_of(f) in (None, identity))
 
 
 def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
@@ -219,10 +227,10 @@ Watch = Callable[[int, samplers.State], None]
 """Called with the number of each step and the state after it."""
 
 
-def _sample_batches(
+def _sample_all(
     model: Model, indices: Sequence[int], settings: SamplingSection, *, progress: bool, watch: Watch | None = None
-) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """Sample `indices` batch by batch: (numbers, uint8 NHWC)."""
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Sample `indices` batch by batch: (number, uint8 (H, W, C)) of each."""
     size = settings.batch_size
     steps = settings.steps or model.diffusion.schedule.T
     batches = [indices[i : i + size] for i in range(0, len(indices), size)]
@@ -240,14 +248,7 @@ def _sample_batches(
                         f"out of memory with {len(batch)} images at a time; try --batch-size {max(1, len(batch) // 2)}"
                     ) from error
                 raise
-            yield batch, to_arrays(state.x, model.data.crop)
-
-
-def _sample_all(
-    model: Model, indices: Sequence[int], settings: SamplingSection, *, progress: bool, watch: Watch | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    for numbers, arrays in _sample_batches(model, indices, settings, progress=progress, watch=watch):
-        yield from zip(numbers, arrays, strict=True)
+            yield from zip(batch, to_arrays(state.x, model.data.crop), strict=True)
 
 
 def _gif_frames(model: Model, frames: list[np.ndarray], settings: SamplingSection) -> Watch:

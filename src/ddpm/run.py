@@ -20,14 +20,12 @@ from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
 from ddpm.device import autocast, choose_device, describe, is_out_of_memory
 from ddpm.errors import ConfigError, DDPMError
-from ddpm.files import write_text
+from ddpm.files import numbered, write_text
+from ddpm.generate import draw
 from ddpm.images import grid, save_png, to_arrays
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
-from ddpm.noise import ImageNoise
 from ddpm.progress import progress_bar, say
-from ddpm.samplers import ancestral
-from ddpm.schedule import spaced_steps
 from ddpm.tracking import Tracker
 from ddpm.training_loop import Step, TrainingState
 
@@ -114,7 +112,7 @@ def train(
     """
     folder = Path(out) if out is not None else Path("output") / "run"
     if fresh:
-        folder = _unused(folder)
+        folder = next(f for f in numbered(folder) if not checkpoint.all_in(f))
     chosen = choose_device(device)
     with _locked(folder):
         return _Run(config, folder, chosen, progress).go(Path(resume_from) if resume_from else None)
@@ -293,24 +291,13 @@ def _with_training(config: Config, **changes: Any) -> Config:
 @torch.no_grad()
 def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
     """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
-    training = config.training
     # With few steps the larger variance leaves visible noise; the posterior's does not.
     diffusion = dataclasses.replace(training_loop.build_diffusion(config), variance="fixed_small")
-    steps = spaced_steps(diffusion.schedule.T, min(training.preview_steps, diffusion.schedule.T))
-    shape = (config.data.channels, *config.data.size)
-    noise = ImageNoise(config.sampling.seed, range(training.preview_samples), shape, state.device)
-    x = noise.start().contiguous(memory_format=torch.channels_last)
+    steps = min(config.training.preview_steps, diffusion.schedule.T)
+    settings = config.sampling.model_copy(update={"steps": steps})
     with autocast(state.precision, state.device):
-        *_, last = ancestral(diffusion, state.ema, x, steps, noise=noise, clip=config.sampling.clip)
+        *_, last = draw(diffusion, state.ema, config, range(config.training.preview_samples), settings, state.device)
     return to_arrays(last.x, facts.crop)
-
-
-def _unused(folder: Path) -> Path:
-    candidate, number = folder, 1
-    while checkpoint.all_in(candidate):
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
 
 
 @contextmanager
