@@ -22,7 +22,32 @@ Net = Callable[[Tensor, Tensor], Tensor]
 """(x_t of shape (B, C, H, W), t of shape (B,), 1..T) -> prediction, a plain tensor."""
 
 PredictionKind = Literal["epsilon", "x0", "v", "mu"]
-VarianceKind = Literal["fixed_small", "fixed_large"]
+VarianceKind = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Dynamic thresholding (arXiv 2205.11487, Section 2.3): clip to the image's own quantile, then scale it to 1."""
+
+    quantile: float = 0.995
+    """Of the absolute values of each image's estimate."""
+    largest: float = 1.0
+    """Upper bound of the value clipped to; the lower is 1."""
+
+
+Clip = bool | Dynamic
+"""What keeps an estimate of x_0 in range: True clamps it to [-1, 1], False leaves it alone."""
+
+
+def threshold(x0: Tensor, clip: Clip) -> Tensor:
+    """The estimate x0, (B, C, H, W), kept in range as `clip` says."""
+    if clip is False:
+        return x0
+    if clip is True:
+        return x0.clamp(-1, 1)
+    sizes = x0.flatten(1).abs().float().quantile(clip.quantile, 1).clamp(1, clip.largest)
+    bound = sizes.to(x0).view(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-bound, bound) / bound
 
 
 class Prediction(NamedTuple):
@@ -45,6 +70,11 @@ class Diffusion:
     schedule: NoiseSchedule
     prediction: PredictionKind = "epsilon"
     variance: VarianceKind = "fixed_large"
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network answers with twice the images' channels: the prediction, then the variance."""
+        return self.variance in ("learned", "learned_range")
 
     def q_sample(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps  (Equation 4)."""
@@ -86,26 +116,32 @@ class Diffusion:
                 c_0, c_t, _ = self._posterior_coefficients(x_t, t, t - 1)
                 return (out - c_t * x_t) / c_0
 
+    def eps_of(self, x0: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """The noise that an estimate of x_0 leaves in x_t: Equation 4 solved for eps (t > 0)."""
+        a_t = self.schedule.at(t, x_t)
+        return (x_t - _cast(a_t**0.5, x_t) * x0) / _cast((1 - a_t) ** 0.5, x_t)
+
+    def denoise(self, net: Net, x_t: Tensor, t: Time, *, clip: Clip) -> Tensor:
+        """The network's estimate of x_0 from x_t: all that a deterministic sampler asks of it."""
+        out, _ = self._ask(net, x_t, t)
+        return threshold(self.to_x0(out, x_t, t), clip)
+
     def p(
-        self, net: Net, x_t: Tensor, t: Time, s: Time, *, clip: bool, floor_log_var: float | None = None
+        self, net: Net, x_t: Tensor, t: Time, s: Time, *, clip: Clip, floor_log_var: float | None = None
     ) -> Prediction:
         """p_theta(x_s | x_t): the posterior with the network's estimate in the place of x_0 (Equation 11).
 
         Args:
-            clip: clamp the estimate to [-1, 1]; on in sampling, off in a training bound.
+            clip: how to keep the estimate in [-1, 1]; on in sampling, off in a training bound.
             floor_log_var: the log-variance that stands in at s = 0, where the posterior's is -inf
                 (see `floor_log_var`); needed only where that variance is used.
         """
-        batch_t = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
-        out = net(x_t, batch_t)
-        x0 = self.to_x0(out, x_t, t)
-        if clip:
-            x0 = x0.clamp(-1, 1)
+        out, spread = self._ask(net, x_t, t)
+        x0 = threshold(self.to_x0(out, x_t, t), clip)
         posterior = self.posterior(x0, x_t, t, s)
         # mu is defined for t -> t-1, and there it is the mean itself: no round trip through a clipped x_0.
-        raw_mean = self.prediction == "mu" and bool(torch.as_tensor(t - s == 1).all())
-        mean = out if raw_mean else posterior.mean
-        return Prediction(Gaussian(mean, self._log_var(x_t, t, s, posterior, floor_log_var)), x0)
+        mean = out if self.prediction == "mu" and _neighbours(t, s) else posterior.mean
+        return Prediction(Gaussian(mean, self._log_var(x_t, t, s, posterior, spread, floor_log_var)), x0)
 
     def floor_log_var(self, steps: Sequence[Pair]) -> float | None:
         """The finite log-variance that replaces the last pair's: the posterior's of the pair before it.
@@ -118,13 +154,38 @@ class Diffusion:
         a = self.schedule.alpha_bar
         return math.log(float((1 - a[s]) / (1 - a[t]) * (1 - a[t] / a[s])))
 
-    def _log_var(self, like: Tensor, t: Time, s: Time, posterior: Gaussian, floor: float | None) -> Tensor | float:
-        match self.variance:
-            case "fixed_small":
-                log_var = posterior.log_var
-            case "fixed_large":
-                beta = 1 - self.schedule.at(t, like) / self.schedule.at(s, like)
-                log_var = _cast(_log(beta), like)
+    def _ask(self, net: Net, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction and, where it is learned, its word on the variance."""
+        batch_t = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
+        out = net(x_t, batch_t)
+        channels = x_t.shape[1] * (2 if self.learns_variance else 1)
+        if out.shape[1] != channels:
+            raise ValueError(f"the network answers with {out.shape[1]} channels; {self.variance} needs {channels}")
+        if not self.learns_variance:
+            return out, None
+        prediction, spread = out.chunk(2, 1)
+        return prediction, spread
+
+    def _log_var(
+        self, like: Tensor, t: Time, s: Time, posterior: Gaussian, spread: Tensor | None, floor: float | None
+    ) -> Tensor | float:
+        if self.variance == "learned" and spread is not None:  # Table 2's ablation: the raw logarithm
+            if not _neighbours(t, s):
+                raise ValueError("a variance learned for t -> t-1 says nothing of longer steps: visit every timestep")
+            return spread
+        small = self._floored(like, s, posterior.log_var, floor)
+        if self.variance == "fixed_small":
+            return small
+        large = _cast(_log(1 - self.schedule.at(t, like) / self.schedule.at(s, like)), like)
+        if spread is None:
+            return self._floored(like, s, large, floor)
+        if not isinstance(small, Tensor) and math.isinf(small):
+            return small  # the end of a sampler, which takes the mean
+        share = (spread + 1) / 2  # arXiv 2102.09672, Equation 15
+        return share * large + (1 - share) * small
+
+    def _floored(self, like: Tensor, s: Time, log_var: Tensor | float, floor: float | None) -> Tensor | float:
+        """log_var, with `floor` (if there is one) where s = 0."""
         if floor is None:
             return log_var
         if not isinstance(log_var, Tensor):
@@ -142,6 +203,10 @@ class Diffusion:
         c_t = (a_t / a_s) ** 0.5 * (1 - a_s) / (1 - a_t)
         log_var = _log((1 - a_s) / (1 - a_t) * beta)
         return _cast(c_0, like), _cast(c_t, like), _cast(log_var, like)
+
+
+def _neighbours(t: Time, s: Time) -> bool:
+    return bool(torch.as_tensor(t - s == 1).all())
 
 
 def _log(value: Tensor | float) -> Tensor | float:

@@ -70,7 +70,7 @@ def build_network(config: Config) -> UNet:
         torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
         return UNet(
             in_channels=config.data.channels,
-            out_channels=config.data.channels,
+            out_channels=config.data.channels * (2 if build_diffusion(config).learns_variance else 1),
             size=config.data.size,
             **config.network.model_dump(),
         )

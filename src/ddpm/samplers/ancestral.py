@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import Diffusion, Net
+from ddpm.diffusion import Clip, Diffusion, Net
 from ddpm.samplers.state import Noise, State
 from ddpm.schedule import Pair
 
 
 @torch.no_grad()
 def ancestral(
-    diffusion: Diffusion, net: Net, x: Tensor, steps: Sequence[Pair], *, noise: Noise, clip: bool = True
+    diffusion: Diffusion, net: Net, x: Tensor, steps: Sequence[Pair], *, noise: Noise, clip: Clip = True
 ) -> Iterator[State]:
     """Draw x_s ~ p_theta(x_s | x_t) for each pair of `steps`; at s = 0 return the mean, without noise.
 
@@ -22,7 +22,7 @@ def ancestral(
         x: x_T, standard normal, (B, C, H, W).
         steps: descending (t, s) pairs, such as `schedule.spaced_steps(T, 50)`.
         noise: called with the number of each step but the last.
-        clip: clamp each estimate of x_0 to [-1, 1].
+        clip: how each estimate of x_0 is kept in range (see `diffusion.threshold`).
 
     Yields:
         The state after each step; the last one's x is the sample.
