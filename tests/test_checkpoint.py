@@ -20,6 +20,8 @@ from tests.tiny import tiny
 def saved() -> Checkpoint:
     weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
     return Checkpoint(
+        kernels="plain",
+        compiled=False,
         step=7,
         config=tiny(),
         data=DataFacts(100, "f" * 64, ("x", "y"), Crop(2, 2, 28, 28)),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.config import NetworkSection
-from ddpm.unet import Attention, Downsample, ResBlock, UNet, norm_act, timestep_embedding
+from ddpm.unet import Attention, Downsample, ResBlock, UNet, timestep_embedding
 from tests.reference import arrays, close
 
 LESSON: dict[str, Any] = {"time": "scale_shift", "resample": "pooled", "outer_bias": False, "norm_eps": 1e-5}
@@ -197,16 +197,6 @@ def test_same_padding_is_right_and_below() -> None:
     symmetric = Downsample(1, "symmetric")
     symmetric.load_state_dict(layer.state_dict())
     assert symmetric(torch.ones(1, 1, 4, 4)).tolist() == [[[[4, 6], [6, 9]]]]
-
-
-def test_norm_act_scales_before_the_nonlinearity() -> None:
-    norm = nn.GroupNorm(1, 2)
-    x, scale, shift = torch.randn(1, 2, 4, 4), torch.tensor([0.5, -1.0]), torch.tensor([0.25, 3.0])
-    scale, shift = scale.view(1, 2, 1, 1), shift.view(1, 2, 1, 1)
-    standard = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()
-    close(norm_act(norm, x).detach(), standard * torch.sigmoid(standard), 1e-6)
-    modulated = standard * (1 + scale) + shift
-    close(norm_act(norm, x, (scale, shift)).detach(), modulated * torch.sigmoid(modulated), 1e-6)
 
 
 def test_the_clock_starts_at_one() -> None:

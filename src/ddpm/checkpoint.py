@@ -22,6 +22,7 @@ from ddpm.device import Precision
 from ddpm.errors import CheckpointError, DDPMError
 from ddpm.files import atomic_write
 from ddpm.images import Crop
+from ddpm.ops.select import Kernels
 
 FORMAT = "ddpm-checkpoint"
 VERSION = 1
@@ -49,6 +50,10 @@ class Checkpoint:
     data: DataFacts
     precision: Precision
     """What training.precision resolved to when the run first started."""
+    kernels: Kernels
+    """What training.kernels resolved to then."""
+    compiled: bool
+    """What training.compile resolved to then."""
     network: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
@@ -70,6 +75,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "data": data
         | {"class_names": list(data["class_names"]), "crop": checkpoint.data.crop and [*checkpoint.data.crop]},
         "precision": checkpoint.precision,
+        "kernels": checkpoint.kernels,
+        "compiled": checkpoint.compiled,
         "network": dict(checkpoint.network),
         "ema": dict(checkpoint.ema),
         "optimizer": dict(checkpoint.optimizer),
@@ -112,6 +119,8 @@ def load(path: Path) -> Checkpoint:
                 data["count"], data["fingerprint"], tuple(data["class_names"]), data["crop"] and Crop(*data["crop"])
             ),
             precision=content["precision"],
+            kernels=content.get("kernels", "plain"),
+            compiled=content.get("compiled", False),
             network=content["network"],
             ema=content["ema"],
             optimizer=content["optimizer"],

@@ -171,6 +171,10 @@ class TrainingSection(Section):
     """Decay of the moving average of the weights, approached as (1 + step) / (10 + step)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What the network computes in; weights, moments and EMA are float32 always."""
+    kernels: Literal["auto", "plain", "fused"] = "auto"
+    """The network's operations as torch has them, or fused ones compiled here (CPU); both float32-exact."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto: on NVIDIA GPUs, for runs of 1,000 steps and more."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """All randomness is a function of this and the step."""
     log_every: PositiveInt = 50

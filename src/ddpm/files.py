@@ -61,6 +61,16 @@ def numbered(folder: Path) -> Iterator[Path]:
         yield folder.with_name(f"{folder.name}-{number}")
 
 
+def cache_folder() -> Path:
+    """Where downloaded, packed and compiled things live: DDPM_CACHE, else the user's cache folder."""
+    named = os.environ.get("DDPM_CACHE")
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ddpm"))
+
+
 def _umask() -> int:
     # There is no way to read the umask without setting it.
     mask = os.umask(0o022)

@@ -22,6 +22,7 @@ from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
+from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
 from ddpm.schedule import spaced_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
@@ -68,7 +69,9 @@ def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | s
     chosen = choose_device(device)
     network = build_network(saved.config)
     load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
+    operations, _ = choose_kernels("auto", chosen)
     network.to(chosen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    operations.freeze(network.use(operations))
     return Model(
         saved.config, saved.data, saved.step, weights, network, build_diffusion(saved.config), chosen, file_sha256(path)
     )

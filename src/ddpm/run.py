@@ -25,6 +25,7 @@ from ddpm.generate import draw
 from ddpm.images import grid, save_png, to_arrays
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
+from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar, say
 from ddpm.tracking import Tracker
 from ddpm.training_loop import Step, TrainingState
@@ -34,6 +35,8 @@ MAY_CHANGE = frozenset(
         "data.root",
         "training.steps",
         "training.epochs",
+        "training.kernels",
+        "training.compile",
         "training.log_every",
         "training.save_every",
         "training.keep_last",
@@ -42,7 +45,9 @@ MAY_CHANGE = frozenset(
         "training.preview_steps",
     }
 )
-"""Settings that a continued run may change (and all of `sampling`): they leave the steps taken as they are."""
+"""Settings that a continued run may change (and all of `sampling`): they leave the steps taken as they are.
+
+Other kernels, or compiling, change the last digits of the steps to come."""
 
 
 class Interrupted(DDPMError):
@@ -256,6 +261,8 @@ class _Run:
             config=self.config,
             data=self.facts,
             precision=state.precision,
+            kernels=state.kernels,
+            compiled=state.compiled,
             network=state.network.state_dict(),
             ema=state.ema.state_dict(),
             optimizer=state.optimizer.state_dict(),
@@ -274,7 +281,11 @@ class _Run:
         epochs = self.total * config.training.batch_size / len(self.images)
         held = f", {len(self.held_out):,} held out" if self.held_out else ""
         h, w = shape.size
-        self._say(f"device     {describe(state.device)}, {state.precision}")
+        _, kernels = choose_kernels(self.config.training.kernels, state.device)
+        if not kernels.startswith(state.kernels):  # a resumed run keeps what it began with
+            kernels = f"{state.kernels} kernels"
+        compiled = ", compiled (the first step takes a minute)" if state.compiled else ""
+        self._say(f"device     {describe(state.device)}, {state.precision}, {kernels}{compiled}")
         self._say(f"network    {parameters:,} parameters")
         self._say(f"data       {shape.source}: {len(self.images):,} images{held}, {h}x{w}, {shape.channels} channel(s)")
         self._say(f"run        {self.folder}")

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ddpm.diffusion import Diffusion
 from ddpm.errors import CheckpointError
 from ddpm.images import to_model
 from ddpm.noise import Purpose, normal, rng, torch_seed
+from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.schedule import make_schedule
 from ddpm.unet import UNet
 
@@ -53,6 +55,10 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     device: torch.device
     precision: Precision
+    kernels: Kernels
+    """The operations the network computes with."""
+    compiled: bool
+    """Whether torch.compile compiles the network."""
     step: int = 0
     """Optimiser steps done."""
 
@@ -70,7 +76,7 @@ def build_network(config: Config) -> UNet:
         torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
         return UNet(
             in_channels=config.data.channels,
-            out_channels=config.data.channels * (2 if build_diffusion(config).learns_variance else 1),
+            out_channels=config.data.channels * (2 if config.diffusion.variance.startswith("learned") else 1),
             size=config.data.size,
             **config.network.model_dump(),
         )
@@ -84,7 +90,8 @@ def new_state(config: Config, *, device: torch.device | None = None) -> Training
     if config.training.init_from:
         source = checkpoint.load(Path(config.training.init_from))
         load_weights(network, source.ema, f"training.init_from: {config.training.init_from}")
-    return _assemble(config, network, copy.deepcopy(network), device, precision)
+    compiled = _compile_pays(config, device) if config.training.compile == "auto" else config.training.compile == "on"
+    return _assemble(config, network, copy.deepcopy(network), device, precision, config.training.kernels, compiled)
 
 
 def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch.device | None = None) -> TrainingState:
@@ -94,7 +101,10 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     load_weights(network, saved.network, "the checkpoint's raw weights")
     load_weights(average, saved.ema, "the checkpoint's EMA weights")
     precision = choose_precision(saved.precision, device)
-    state = _assemble(config, network, average, device, precision)
+    training = config.training  # what `auto` came to at the first start stays, so that the numbers do
+    kernels = saved.kernels if training.kernels == "auto" else training.kernels
+    compiled = saved.compiled if training.compile == "auto" else training.compile == "on"
+    state = _assemble(config, network, average, device, precision, kernels, compiled)
     state.optimizer.load_state_dict(dict(saved.optimizer))
     state.scaler.load_state_dict(dict(saved.scaler))
     state.step = saved.step
@@ -117,11 +127,20 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source
 
 
 def _assemble(
-    config: Config, network: UNet, average: UNet, device: torch.device, precision: Precision
+    config: Config,
+    network: UNet,
+    average: UNet,
+    device: torch.device,
+    precision: Precision,
+    kernels: Literal["auto"] | Kernels,
+    compiled: bool,
 ) -> TrainingState:
+    operations, _ = choose_kernels(kernels, device)
     # Convolutions are faster with the channels last in memory; the numbers are the same.
-    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    for model in (network, average):
+        model.to(device, memory_format=torch.channels_last).use(operations)  # type: ignore[call-overload]
+    network.train()
+    average.eval().requires_grad_(False)
     training = config.training
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -131,7 +150,15 @@ def _assemble(
         fused=device.type in ("cpu", "cuda"),
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    return TrainingState(network, average, optimizer, scaler, device, precision)
+    if compiled:
+        network.compile()
+    return TrainingState(network, average, optimizer, scaler, device, precision, operations.name, compiled)
+
+
+def _compile_pays(config: Config, device: torch.device) -> bool:
+    """On the CPU it does not: a minute of compiling, then the plain network's speed and less than the fused one's."""
+    steps = config.training.steps
+    return device.type == "cuda" and find_spec("triton") is not None and (steps is None or steps >= 1000)
 
 
 def total_steps(config: Config, count: int) -> int:

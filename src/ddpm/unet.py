@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm.ops import Operations
+from ddpm.ops.plain import PLAIN, norm_silu
+
 Time = Literal["add", "scale_shift"]
 Resample = Literal["strided", "pooled"]
 Padding = Literal["same", "symmetric"]
@@ -51,21 +54,6 @@ def timestep_embedding(position: Tensor, channels: int, convention: Convention =
     return torch.cat([angle.sin(), angle.cos()] if convention == "paper" else [angle.cos(), angle.sin()], 1)
 
 
-def norm_act(norm: nn.GroupNorm, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """silu(norm(x)), or silu(norm(x) (1 + scale) + shift): what precedes every 3x3 convolution but the first.
-
-    Args:
-        norm: the normalisation.
-        x: (B, C, H, W).
-        modulation: scale and shift, each (B, C, 1, 1).
-    """
-    h = norm(x)
-    if modulation is not None:
-        scale, shift = modulation
-        h = h * (1 + scale) + shift
-    return F.silu(h)
-
-
 class ResBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut; the timestep enters before or in the second norm."""
 
@@ -78,18 +66,19 @@ class ResBlock(nn.Module):
         self.norm2 = norm(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.shortcut = nn.Conv2d(into, out, 1) if into != out else nn.Identity()
+        self.operations: Operations = PLAIN
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, into, H, W), (B, E) -> (B, out, H, W)."""
-        h = self.conv1(norm_act(self.norm1, x))
-        time = self.time(emb)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = time.chunk(2, 1)
-            h = norm_act(self.norm2, h, (scale, shift))
-        else:
-            h = norm_act(self.norm2, h + time)
-        h = self.conv2(F.dropout(h, self.dropout, self.training))
-        return self.shortcut(x) + h  # type: ignore[no-any-return]
+        h = self.operations.norm_silu_conv(self.norm1, self.conv1, x)
+        time, shortcut = self.time(emb), self.shortcut(x)
+        scale_shift, offset = (time.chunk(2, 1), None) if self.scale_shift else (None, time)
+        if not (self.dropout and self.training):
+            return self.operations.norm_silu_conv(
+                self.norm2, self.conv2, h, offset=offset, modulation=scale_shift, added=shortcut
+            )
+        h = norm_silu(self.norm2, h, offset=offset, modulation=scale_shift)
+        return self.operations.conv3x3(self.conv2, F.dropout(h, self.dropout), added=shortcut)
 
 
 class Attention(nn.Module):
@@ -132,10 +121,12 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, resample: Resample):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if resample == "strided" else nn.Identity()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if resample == "strided" else None
+        self.operations: Operations = PLAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return x if self.conv is None else self.operations.conv3x3(self.conv, x)
 
 
 class Block(nn.Module):
@@ -265,7 +256,15 @@ class UNet(nn.Module):
 
         self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1, bias=outer_bias)
+        self.operations: Operations = PLAIN
         self._initialise()
+
+    def use(self, operations: Operations) -> UNet:
+        """Compute with these forms of the operations (PLAIN, where a network starts, or FUSED)."""
+        for module in self.modules():
+            if hasattr(module, "operations"):
+                module.operations = operations  # type: ignore[assignment]
+        return self
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict at time t.
@@ -291,7 +290,7 @@ class UNet(nn.Module):
             h = block(h, emb)
         for level in self.up:
             h = level(h, emb, kept)
-        out = self.conv_out(norm_act(self.norm_out, h))
+        out = self.operations.norm_silu_conv(self.norm_out, self.conv_out, h)
         return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
 
     def _check_size(self, height: int, width: int) -> None:

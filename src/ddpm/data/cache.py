@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm.errors import DataError
+from ddpm.files import cache_folder as cache_folder
 from ddpm.progress import say
-
-
-def cache_folder() -> Path:
-    """Where downloaded and packed data live: DDPM_CACHE, else the user's cache folder."""
-    named = os.environ.get("DDPM_CACHE")
-    if named:
-        return Path(named).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ddpm"))
 
 
 @contextmanager
