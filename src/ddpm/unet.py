@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm.ops import Operations
-from ddpm.ops.plain import PLAIN, norm_silu
+from ddpm.ops.plain import PLAIN
 
 Time = Literal["add", "scale_shift"]
 Resample = Literal["strided", "pooled"]
@@ -77,7 +77,7 @@ class ResBlock(nn.Module):
             return self.operations.norm_silu_conv(
                 self.norm2, self.conv2, h, offset=offset, modulation=scale_shift, added=shortcut
             )
-        h = norm_silu(self.norm2, h, offset=offset, modulation=scale_shift)
+        h = self.operations.norm_silu(self.norm2, h, offset=offset, modulation=scale_shift)
         return self.operations.conv3x3(self.conv2, F.dropout(h, self.dropout), added=shortcut)
 
 

@@ -16,6 +16,13 @@ Modulation = tuple[Tensor, Tensor]
 """Scale and shift, each (B, C)."""
 
 
+class NormSilu(Protocol):
+    def __call__(
+        self, norm: nn.GroupNorm, x: Tensor, *, offset: Tensor | None = None, modulation: Modulation | None = None
+    ) -> Tensor:
+        """silu(norm(x + offset) (1 + scale) + shift); arguments as in `NormSiluConv`."""
+
+
 class NormSiluConv(Protocol):
     def __call__(
         self,
@@ -46,6 +53,7 @@ class Operations(NamedTuple):
     """The forms that a network computes with: `plain.PLAIN` or `fused.FUSED`."""
 
     name: Literal["plain", "fused"]
+    norm_silu: NormSilu
     norm_silu_conv: NormSiluConv
     conv3x3: Conv3x3
     freeze: Callable[[nn.Module], None]

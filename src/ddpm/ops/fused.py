@@ -8,7 +8,7 @@ that half of the activations need no memory. What a kernel does not cover goes t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,14 @@ FEWEST_TILES = 48
 """Tiles of 4x4 pixels in a batch from which Winograd's form pays for transforming its weights."""
 
 
+def norm_silu(
+    norm: nn.GroupNorm, x: Tensor, *, offset: Tensor | None = None, modulation: Modulation | None = None
+) -> Tensor:
+    if not _covered(x):
+        return plain.norm_silu(norm, x, offset=offset, modulation=modulation)
+    return _NormSilu.apply(x, *_affine(norm, x, offset, modulation), norm.num_groups, norm.eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def norm_silu_conv(
     norm: nn.GroupNorm,
     conv: nn.Conv2d,
@@ -31,23 +39,32 @@ def norm_silu_conv(
     modulation: Modulation | None = None,
     added: Tensor | None = None,
 ) -> Tensor:
-    lanes = library().ddpm_lanes()
-    if x.device.type != "cpu" or x.dtype not in _KERNELS or x.shape[1] % lanes:
+    if not _covered(x):
         return plain.norm_silu_conv(norm, conv, x, offset=offset, modulation=modulation, added=added)
-    # norm, scale and shift together are one multiplication and one addition a channel.
-    batch = x.shape[0]
-    scale, shift = norm.weight.expand(batch, -1), norm.bias.expand(batch, -1)
+    weight, bias = conv.weight, conv.bias
+    if x.dtype != torch.float32:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    affine = _affine(norm, x, offset, modulation)
+    with torch.autocast("cpu", enabled=False):
+        return _NormSiluConv.apply(  # type: ignore[no-untyped-call, no-any-return]
+            x, *affine, norm.num_groups, norm.eps, weight, bias, added, _kept(conv)
+        )
+
+
+def _covered(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in _KERNELS and x.shape[1] % library().ddpm_lanes() == 0
+
+
+Affine = tuple[Tensor | None, Tensor, Tensor]
+
+
+def _affine(norm: nn.GroupNorm, x: Tensor, offset: Tensor | None, modulation: Modulation | None) -> Affine:
+    """Offset, scale and shift of each image's channels, (B, C) float32: the norm's own and the modulation in one."""
+    scale, shift = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)
     if modulation is not None:
         gain = 1 + modulation[0].float()
         scale, shift = scale * gain, shift * gain + modulation[1].float()
-    offset = None if offset is None else offset.float()
-    weight, bias, packed = conv.weight, conv.bias, _kept(conv)
-    if x.dtype != torch.float32:
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    with torch.autocast("cpu", enabled=False):
-        return _NormSiluConv.apply(  # type: ignore[no-untyped-call, no-any-return]
-            x, offset, scale, shift, weight, bias, added, norm.num_groups, norm.eps, packed
-        )
+    return None if offset is None else offset.float(), scale, shift
 
 
 def conv3x3(conv: nn.Conv2d, x: Tensor, *, added: Tensor | None = None) -> Tensor:
@@ -144,9 +161,22 @@ def _backward(
     return dx, dw, db if has_bias else None
 
 
+class _Normed(NamedTuple):
+    """What the backward pass of norm and SiLU needs."""
+
+    x: Tensor
+    offset: Tensor | None
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+
 def _norm_silu(
     x: Tensor, offset: Tensor | None, scale: Tensor, shift: Tensor, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, _Normed]:
+    x, scale, shift = _last(x), scale.contiguous(), shift.contiguous()
+    offset = None if offset is None else offset.contiguous()
     b, c, h, w = x.shape
     y, mean, rstd = torch.empty_like(x), torch.empty(b, groups), torch.empty(b, groups)
     getattr(library(), f"ddpm_norm_silu_{_KERNELS[x.dtype]}")(
@@ -160,7 +190,45 @@ def _norm_silu(
         *(b, h * w, c, groups),
         eps,
     )
-    return y, mean, rstd
+    return y, _Normed(x, offset, scale, shift, mean, rstd)
+
+
+def _norm_silu_backward(normed: _Normed, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of x, offset, scale and shift."""
+    x, (b, c, h, w) = normed.x, normed.x.shape
+    dy, dx = _last(dy), torch.empty_like(x)
+    dscale, dshift = torch.empty(b, c), torch.empty(b, c)
+    doffset = None if normed.offset is None else torch.empty(b, c)
+    getattr(library(), f"ddpm_norm_silu_backward_{_KERNELS[x.dtype]}")(
+        x.data_ptr(),
+        dy.data_ptr(),
+        _pointer(normed.offset),
+        normed.scale.data_ptr(),
+        normed.shift.data_ptr(),
+        normed.mean.data_ptr(),
+        normed.rstd.data_ptr(),
+        dx.data_ptr(),
+        _pointer(doffset),
+        dscale.data_ptr(),
+        dshift.data_ptr(),
+        *(b, h * w, c, normed.mean.shape[1]),
+    )
+    return dx, doffset, dscale, dshift
+
+
+class _NormSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, offset: Tensor | None, scale: Tensor, shift: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        y, normed = _norm_silu(x, offset, scale, shift, groups, eps)
+        ctx.save_for_backward(*normed)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return *_norm_silu_backward(_Normed(*ctx.saved_tensors), dy), None, None
 
 
 class _NormSiluConv(torch.autograd.Function):
@@ -171,49 +239,29 @@ class _NormSiluConv(torch.autograd.Function):
         offset: Tensor | None,
         scale: Tensor,
         shift: Tensor,
+        groups: int,
+        eps: float,
         weight: Tensor,
         bias: Tensor | None,
         added: Tensor | None,
-        groups: int,
-        eps: float,
         packed: Tensor | None,
     ) -> Tensor:
-        x, scale, shift = _last(x), scale.contiguous(), shift.contiguous()
-        offset = None if offset is None else offset.contiguous()
-        y, mean, rstd = _norm_silu(x, offset, scale, shift, groups, eps)
-        ctx.save_for_backward(x, offset, scale, shift, weight, mean, rstd)
+        y, normed = _norm_silu(x, offset, scale, shift, groups, eps)
+        ctx.save_for_backward(*normed, weight)
         ctx.groups, ctx.eps, ctx.has_bias = groups, eps, bias is not None
         return _forward(y, weight, bias, added, packed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        x, offset, scale, shift, weight, mean, rstd = ctx.saved_tensors
-        dout = _last(dout)
-        y, _, _ = _norm_silu(x, offset, scale, shift, ctx.groups, ctx.eps)
-        dy, dw, db = _backward(y, weight, ctx.has_bias, dout, (True, ctx.needs_input_grad[4]))
+        *saved, weight = ctx.saved_tensors
+        normed, dout = _Normed(*saved), _last(dout)
+        y, _ = _norm_silu(*normed[:4], ctx.groups, ctx.eps)
+        dy, dw, db = _backward(y, weight, ctx.has_bias, dout, (True, ctx.needs_input_grad[6]))
         del y
         assert dy is not None
-        dy = _last(dy)
-        (b, c, h, w), dx = x.shape, torch.empty_like(x)
-        dscale, dshift = torch.empty(b, c), torch.empty(b, c)
-        doffset = None if offset is None else torch.empty(b, c)
-        getattr(library(), f"ddpm_norm_silu_backward_{_KERNELS[x.dtype]}")(
-            x.data_ptr(),
-            dy.data_ptr(),
-            _pointer(offset),
-            scale.data_ptr(),
-            shift.data_ptr(),
-            mean.data_ptr(),
-            rstd.data_ptr(),
-            dx.data_ptr(),
-            _pointer(doffset),
-            dscale.data_ptr(),
-            dshift.data_ptr(),
-            *(b, h * w, c, ctx.groups),
-        )
-        dadded = dout if ctx.needs_input_grad[6] else None
-        return dx, doffset, dscale, dshift, dw, db, dadded, None, None, None
+        dadded = dout if ctx.needs_input_grad[8] else None
+        return *_norm_silu_backward(normed, dy), None, None, dw, db, dadded, None
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -235,4 +283,4 @@ class _Conv3x3(torch.autograd.Function):
         return dx, dw, db, dout if ctx.needs_input_grad[3] else None, None
 
 
-FUSED = Operations("fused", norm_silu_conv, conv3x3, freeze)
+FUSED = Operations("fused", norm_silu, norm_silu_conv, conv3x3, freeze)

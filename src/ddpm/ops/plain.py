@@ -11,7 +11,6 @@ from ddpm.ops import Modulation, Operations
 def norm_silu(
     norm: nn.GroupNorm, x: Tensor, *, offset: Tensor | None = None, modulation: Modulation | None = None
 ) -> Tensor:
-    """silu(norm(x + offset)), or silu(norm(x + offset) (1 + scale) + shift); shapes as in `NormSiluConv`."""
     h = norm(x if offset is None else x + offset[:, :, None, None])
     if modulation is not None:
         scale, shift = modulation
@@ -40,4 +39,4 @@ def freeze(network: nn.Module) -> None:
     pass
 
 
-PLAIN = Operations("plain", norm_silu_conv, conv3x3, freeze)
+PLAIN = Operations("plain", norm_silu, norm_silu_conv, conv3x3, freeze)

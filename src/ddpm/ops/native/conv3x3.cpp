@@ -246,7 +246,8 @@ extern "C" int ddpm_conv3x3_weight_gradient(const float *x, const float *dy, flo
     Map map(B, H, W);
     // Where few channels make du small, each of a fixed number of shares of the tiles has its own du and stays in a
     // core's cache; otherwise all threads work on one share, point by point.
-    Index size = POINTS * into * out, shares = size * 4 <= 800000 ? 8 : 1, bytes = shares > 1 ? 1000000 : 6000000;
+    Index size = POINTS * into * out, shares = size * 4 > 800000 ? 1 : map.tiles >= 512 ? 8 : map.tiles / 64 + 1;
+    Index bytes = shares > 1 ? 1000000 : 6000000;
     Index share = (map.tiles + shares - 1) / shares, chunk = bytes / (POINTS * 4 * (into + out));
     chunk = share < chunk ? share : chunk < 128 && shares == 1 ? 128 : chunk;
     Index plane = chunk * into + LANES, plane_z = chunk * out + LANES, parts = (B * H * W + 1023) / 1024;

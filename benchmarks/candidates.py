@@ -1,0 +1,159 @@
+"""What is compared: ours and diffusers', one training step or one network call of the same network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ddpm.config import Config, parse_config
+from ddpm.data import ImageSet, ScanReport
+from ddpm.device import autocast, choose_precision
+from ddpm.ops.select import choose_kernels
+from ddpm.training_loop import build_network, new_state, training_steps
+
+Work = Literal["train", "call"]
+Call = Callable[[], object]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in our settings and, where it has one, in diffusers'."""
+
+    name: str
+    ours: dict[str, Any]
+    diffusers: dict[str, Any] | None
+    image_size: int = 32
+
+    def config(self, batch: int, **training: Any) -> Config:
+        return parse_config(
+            {
+                "data": {"source": "mnist", "image_size": self.image_size, "channels": 1, "resize": "pad"},
+                "network": self.ours,
+                "training": {"steps": 10**9, "batch_size": batch, "learning_rate": 1e-4, **training},
+            },
+            source=self.name,
+        )
+
+
+PAPER = Network(
+    "35.7 M (the paper's)",
+    {},
+    {
+        "block_out_channels": (128, 256, 256, 256),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "downsample_padding": 0,
+        "attention_head_dim": None,
+        "norm_eps": 1e-6,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+    },
+)
+SMALL = Network(
+    "1.1 M",
+    {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)},
+    {
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+    },
+)
+LESSON = Network(
+    "35.2 M (the lesson's)",
+    {
+        "channels": 128,
+        "multipliers": (1, 2, 2, 2),
+        "time": "scale_shift",
+        "resample": "pooled",
+        "heads": 4,
+        "outer_bias": False,
+        "norm_eps": 1e-5,
+    },
+    None,
+)
+
+
+def ours(network: Network, work: Work, batch: int, **training: Any) -> Call:
+    """One step of our training loop (data, noise, EMA and all), or one call of the network as `ddpm sample` has it."""
+    config = network.config(batch, **training)
+    if work == "train":
+        steps = training_steps(config, new_state(config, device=DEVICE), _images(network.image_size))
+        return lambda: float(next(steps).loss)
+    model = build_network(config).to(DEVICE, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    operations, _ = choose_kernels(config.training.kernels, DEVICE)
+    operations.freeze(model.use(operations))
+    precision = choose_precision(config.training.precision, DEVICE)
+    x, t = _noise(batch, network.image_size).to(memory_format=torch.channels_last), torch.full((batch,), 500.0)
+
+    @torch.no_grad()
+    def call() -> float:
+        with autocast(precision, DEVICE):
+            return float(model(x, t.to(DEVICE)).flatten()[0])
+
+    return call
+
+
+def diffusers(network: Network, work: Work, batch: int, *, best: bool, compiled: bool = False) -> Call:
+    """diffusers' network in the training loop of its documentation; `best`: channels last, the faster precision."""
+    import diffusers as peer
+
+    assert network.diffusers is not None
+    torch.manual_seed(0)
+    model = peer.UNet2DModel(sample_size=network.image_size, in_channels=1, out_channels=1, **network.diffusers)
+    model.to(DEVICE)
+    context: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    x = _noise(batch, network.image_size)
+    if best:
+        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        precision = choose_precision("auto", DEVICE)
+        context = lambda: autocast(precision, DEVICE)  # noqa: E731
+    if compiled:
+        model.compile()
+    if work == "call":
+        model.eval()
+        t = torch.full((batch,), 500)
+
+        @torch.no_grad()
+        def call() -> float:
+            with context():
+                return float(model(x, t.to(DEVICE)).sample.flatten()[0])
+
+        return call
+    scheduler = peer.DDPMScheduler()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=best)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    x0 = x.clamp(-1, 1)
+
+    def step() -> float:
+        noise = torch.randn_like(x0)
+        t = torch.randint(0, 1000, (batch,), device=DEVICE)
+        with context():
+            loss = F.mse_loss(model(scheduler.add_noise(x0, noise, t), t).sample, noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _noise(batch: int, size: int) -> torch.Tensor:
+    return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+def _images(size: int) -> ImageSet:
+    """Random pictures: speed does not depend on what they show."""
+    packed = np.random.default_rng(0).integers(0, 256, (4096, 1, size, size), dtype=np.uint8)
+    return ImageSet(packed, None, None, (), None, "random", ScanReport(len(packed)))
