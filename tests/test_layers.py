@@ -17,8 +17,8 @@ FLOORS = [
     {"diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},
-    {"training_loop", "generate", "evaluate", "paper"},
-    {"run", "memory", "tracking", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"training_loop", "generate", "cost", "evaluate", "paper"},
+    {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

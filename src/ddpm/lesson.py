@@ -9,7 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpm.cli import natural, positive, run_command, sample_command, train_command
+from ddpm.cli import run_command
+from ddpm.commands.arguments import natural, positive
+from ddpm.commands.sample import sample_command
+from ddpm.commands.train import train_command
 from ddpm.errors import ConfigError
 
 _PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}

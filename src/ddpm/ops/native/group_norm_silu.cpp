@@ -23,7 +23,8 @@ INLINE void channel_sums(const T *x, Index P, Index C, float *mean, float *squar
     for (int n = 0; n < N; n++) {
         Vec m = s[n] / static_cast<float>(P);
         store(mean + n * LANES, origin[n] + m);
-        store(square + n * LANES, q[n] - s[n] * m);  // sum of squared distances from the channel's own mean
+        // The sum of squared distances from the channel's own mean; one that overflows stays infinite.
+        store(square + n * LANES, q[n] <= 3.4e38f ? q[n] - s[n] * m : q[n]);
     }
 }
 

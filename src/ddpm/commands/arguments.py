@@ -1,0 +1,43 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What a command's `add` adds its parser to."""
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change a setting, e.g. training.steps=500 (repeatable)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default: DDPM_DEVICE, else auto)")
+
+
+def natural(text: str) -> int:
+    """Type of an argument that is a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Type of an argument that is a whole number, 1 or more."""
+    if not natural(text):
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return int(text)
+
+
+def shown(value: Any) -> str:
+    """A setting or fact as a table prints it."""
+    return "-" if value is None else str(value)

@@ -1,0 +1,102 @@
+"""`ddpm sample`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ddpm.commands.arguments import Commands, add_device, natural, positive
+
+
+def add(commands: Commands) -> None:
+    sample = commands.add_parser("sample", help="draw images from a checkpoint; again: completes an interrupted set")
+    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    sample.add_argument("--num-samples", type=positive, default=16, metavar="N", help="images (default 16)")
+    sample.add_argument("--start-index", type=natural, default=0, metavar="I", help="number of the first image")
+    sample.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
+    sample.add_argument("--sampler", choices=("ancestral",), help="default: the checkpoint's")
+    sample.add_argument(
+        "--steps", type=positive, metavar="K", help="network calls an image (default: the checkpoint's)"
+    )
+    sample.add_argument("--seed", type=natural, metavar="S", help="image I depends on S and I alone")
+    sample.add_argument("--batch-size", type=positive, metavar="B", help="images at a time")
+    sample.add_argument("--out", type=Path, metavar="DIR", help="default: sample/<run> beside the run's folder")
+    sample.add_argument("--gif", action="store_true", help="also animate the reverse process")
+    sample.add_argument("--json", action="store_true", help="print a summary as JSON")
+    add_device(sample)
+    sample.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    sample_command(
+        options.checkpoint,
+        count=options.num_samples,
+        start=options.start_index,
+        weights=options.weights,
+        out=options.out,
+        gif=options.gif,
+        as_json=options.json,
+        device=options.device,
+        sampler=options.sampler,
+        steps=options.steps,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+
+
+def sample_command(
+    path: Path,
+    *,
+    count: int,
+    start: int = 0,
+    weights: Any = "ema",
+    out: Path | None = None,
+    default_out: Path | None = None,
+    gif: bool = False,
+    as_json: bool = False,
+    device: str | None = None,
+    **changes: Any,
+) -> None:
+    """Sample a checkpoint into a folder and say where everything is.
+
+    `out` is the folder itself; `default_out` is numbered if it holds a set made with other settings.
+    """
+    from ddpm.device import choose_device, describe, limit_memory
+    from ddpm.generate import claimable, load, sample_to_folder, sampling_settings
+    from ddpm.run import sample_folder_of
+
+    chosen = choose_device(device)
+    limit_memory(chosen)
+    model = load(path, weights=weights, device=chosen)
+    settings = sampling_settings(model, **changes)
+    folder = out or claimable(model, default_out or sample_folder_of(path), settings)
+    steps = settings.steps or model.diffusion.schedule.T
+    if not as_json:
+        print(f"model      {path}: step {model.step:,}, {weights} weights, on {describe(model.device)}")
+        print(f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps, seed {settings.seed}")
+    began = time.perf_counter()
+    made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
+    seconds = time.perf_counter() - began
+    if as_json:
+        summary = {
+            "folder": str(folder),
+            "grid": str(folder / "grid.png"),
+            "samples": str(folder / "samples.npz"),
+            "gif": str(made.gif) if made.gif else None,
+            "count": count,
+            "start_index": start,
+            "made": made.made,
+            "seconds": round(seconds, 3),
+            "weights": weights,
+            "step": model.step,
+            "sampler": settings.sampler,
+            "steps": steps,
+            "seed": settings.seed,
+        }
+        print(json.dumps(summary))
+        return
+    print(f"made       {made.made} images in {seconds:.1f} s ({count - made.made} were there already)")
+    print(f"written    {folder}: grid.png, numbered PNGs, samples.npz" + (f", {made.gif.name}" if made.gif else ""))
