@@ -29,7 +29,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(checkpoint_path: Path) -> Model:
-    return load(checkpoint_path, device="cpu")
+    return load(checkpoint_path, device="cpu", precision="float32")
 
 
 def test_images_are_eight_bit_nhwc(model: Model) -> None:
@@ -75,6 +75,19 @@ def test_ema_and_raw_weights_differ(checkpoint_path: Path) -> None:
     assert all(torch.equal(v, content["network"][k]) for k, v in network.state_dict().items())
     with pytest.raises(UsageError, match="ema or raw"):
         load(checkpoint_path, weights="EMA")  # type: ignore[arg-type]
+
+
+def test_bfloat16_is_cast_once_and_close(checkpoint_path: Path) -> None:
+    """Weights of convolutions in bfloat16, answers in float32 within bfloat16's rounding of the float32 network's."""
+    exact, fast = (load(checkpoint_path, device="cpu", precision=p) for p in ("float32", "bfloat16"))
+    x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 5, 10, 20])
+    with torch.no_grad():
+        a, b = exact.network(x, t), fast.network(x, t)
+    assert (exact.precision, fast.precision, b.dtype) == ("float32", "bfloat16", torch.float32)
+    error = float((a - b).norm() / a.norm())
+    assert 1e-5 < error < 0.03
+    fine, coarse = sample(exact, 8).astype(int), sample(fast, 8).astype(int)
+    assert 0 < np.abs(fine - coarse).mean() < 6
 
 
 def test_dropout_is_off(model: Model) -> None:

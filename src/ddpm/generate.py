@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
 from ddpm.config import Config, SamplingSection
-from ddpm.device import choose_device, is_out_of_memory
+from ddpm.device import Precision, autocast, choose_device, choose_precision, is_out_of_memory
 from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
@@ -26,6 +27,7 @@ from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
 from ddpm.schedule import spaced_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
+from ddpm.unet import UNet
 
 Weights = Literal["ema", "raw"]
 
@@ -45,6 +47,8 @@ class Model:
     step: int
     """Training steps behind it."""
     weights: Weights
+    precision: Precision
+    """What the network computes in."""
     network: Net
     diffusion: Diffusion
     device: torch.device
@@ -52,11 +56,18 @@ class Model:
     """Of the checkpoint file."""
 
 
-def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | str | None = None) -> Model:
+def load(
+    path: str | Path,
+    *,
+    weights: Weights = "ema",
+    precision: Literal["auto"] | Precision = "auto",
+    device: torch.device | str | None = None,
+) -> Model:
     """Load a checkpoint for sampling.
 
     Args:
         weights: the moving average ("ema", what samples are usually drawn with) or the "raw" weights.
+        precision: what the network computes in; "auto" chooses (see `device.choose_precision`).
         device: where to put it; None chooses (see `device.choose_device`).
 
     Raises:
@@ -69,12 +80,40 @@ def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | s
     chosen = choose_device(device)
     network = build_network(saved.config)
     load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
-    operations, _ = choose_kernels("auto", chosen)
-    network.to(chosen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    operations.freeze(network.use(operations))
+    computing = choose_precision(precision, chosen)
     return Model(
-        saved.config, saved.data, saved.step, weights, network, build_diffusion(saved.config), chosen, file_sha256(path)
+        config=saved.config,
+        data=saved.data,
+        step=saved.step,
+        weights=weights,
+        precision=computing,
+        network=frozen(network.to(chosen), computing, chosen),
+        diffusion=build_diffusion(saved.config),
+        device=chosen,
+        sha256=file_sha256(path),
     )
+
+
+def frozen(network: UNet, precision: Precision, device: torch.device) -> Net:
+    """The network made ready to be called only: no gradients, weights laid out and cast once; changed in place.
+
+    Its answers are float32 whatever it computes in.
+    """
+    operations, _ = choose_kernels("auto", device)
+    network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    if precision != "float32":
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # norms stay float32, as in training
+                module.to(getattr(torch, precision))
+    operations.freeze(network.use(operations))
+    if precision == "float32":
+        return network
+
+    def call(x_t: Tensor, t: Tensor) -> Tensor:
+        with autocast(precision, device):
+            return network(x_t, t).float()  # type: ignore[no-any-return]
+
+    return call
 
 
 def file_sha256(path: Path) -> str:
@@ -195,6 +234,7 @@ def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
         "checkpoint_sha256": model.sha256,
         "step": model.step,
         "weights": model.weights,
+        "precision": model.precision,
         **settings.model_dump(exclude={"batch_size"}),
     }
 

@@ -24,6 +24,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default: DDPM_DEVICE, else auto)")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the network computes in (default: the fastest that the device is good at)",
+    )
+
+
 def natural(text: str) -> int:
     """Type of an argument that is a whole number, 0 or more."""
     if not text.isdecimal():
@@ -41,3 +50,11 @@ def positive(text: str) -> int:
 def shown(value: Any) -> str:
     """A setting or fact as a table prints it."""
     return "-" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that reads well: "1.5 hours"."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"

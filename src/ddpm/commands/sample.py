@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ddpm.commands.arguments import Commands, add_device, natural, positive
+from ddpm.commands.arguments import Commands, add_device, add_precision, natural, positive
 
 
 def add(commands: Commands) -> None:
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     sample.add_argument("--out", type=Path, metavar="DIR", help="default: sample/<run> beside the run's folder")
     sample.add_argument("--gif", action="store_true", help="also animate the reverse process")
     sample.add_argument("--json", action="store_true", help="print a summary as JSON")
+    add_precision(sample)
     add_device(sample)
     sample.set_defaults(command=_run)
 
@@ -36,6 +37,7 @@ def _run(options: argparse.Namespace) -> None:
         count=options.num_samples,
         start=options.start_index,
         weights=options.weights,
+        precision=options.precision,
         out=options.out,
         gif=options.gif,
         as_json=options.json,
@@ -53,6 +55,7 @@ def sample_command(
     count: int,
     start: int = 0,
     weights: Any = "ema",
+    precision: Any = "auto",
     out: Path | None = None,
     default_out: Path | None = None,
     gif: bool = False,
@@ -70,12 +73,14 @@ def sample_command(
 
     chosen = choose_device(device)
     limit_memory(chosen)
-    model = load(path, weights=weights, device=chosen)
+    model = load(path, weights=weights, precision=precision, device=chosen)
     settings = sampling_settings(model, **changes)
     folder = out or claimable(model, default_out or sample_folder_of(path), settings)
     steps = settings.steps or model.diffusion.schedule.T
     if not as_json:
-        print(f"model      {path}: step {model.step:,}, {weights} weights, on {describe(model.device)}")
+        print(
+            f"model      {path}: step {model.step:,}, {weights} weights, on {describe(model.device)}, {model.precision}"
+        )
         print(f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps, seed {settings.seed}")
     began = time.perf_counter()
     made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
@@ -91,6 +96,7 @@ def sample_command(
             "made": made.made,
             "seconds": round(seconds, 3),
             "weights": weights,
+            "precision": model.precision,
             "step": model.step,
             "sampler": settings.sampler,
             "steps": steps,
