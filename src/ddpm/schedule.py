@@ -55,6 +55,8 @@ class NoiseSchedule:
         CPU's own where there is no float64), shaped to multiply `like` (B, ...).
         """
         if not isinstance(t, Tensor):
+            if not 0 <= t <= self.T:
+                raise IndexError(f"time {t} is not in 0..{self.T}")
             whole = int(t)
             return float(self.alpha_bar[whole]) if t == whole else _between(self.alpha_bar, t)
         table = _table(self.alpha_bar, like.device)
@@ -88,8 +90,6 @@ class NoiseSchedule:
 def _between(alpha_bar: Tensor, t: float) -> float:
     """alpha_bar at a time that is no integer: log sigma is linear there, or sigma itself below t = 1."""
     below = math.floor(t)
-    if not 0 <= t <= len(alpha_bar) - 1:
-        raise ValueError(f"time {t} is not in 0..{len(alpha_bar) - 1}")
     low, high = (math.sqrt(1 / float(a) - 1) if a > 0 else math.inf for a in alpha_bar[below : below + 2])
     if math.isinf(high):
         raise ValueError(f"there is no time {t}: alpha_bar is 0 at {below + 1}, where log sigma is infinite")

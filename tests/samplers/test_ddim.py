@@ -146,6 +146,13 @@ def test_noise_is_asked_for_where_it_is_needed() -> None:
         next(ddim(LINEAR, GMM, start, steps, eta=0.5))
 
 
+@pytest.mark.parametrize(("file", "c", "tolerance"), [("process.npz", "c3", 1e-3), ("process_f64.npz", "c1", 1e-10)])
+def test_noise_from_an_estimate_equals_improved_diffusion(golden: Path, file: str, c: str, tolerance: float) -> None:
+    tables = {name: torch.from_numpy(array) for name, array in arrays(golden / file).items()}
+    eps = LINEAR.eps_of(tables[f"x0.{c}"], tables[f"q_sample.{c}"], tables["t"] + 1)
+    close(eps, tables[f"eps_from_xstart.{c}"], tolerance)
+
+
 def test_inversion_equals_improved_diffusion(golden: Path) -> None:
     tables, tag = arrays(golden / "samplers_improved.npz"), "ddim_reverse.gmm.spddim20.noclip"
     steps = improved_steps(1000, "ddim20")[:-1]  # theirs calls the image x_1

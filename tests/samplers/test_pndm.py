@@ -13,7 +13,7 @@ from ddpm.interop.steps import diffusers_ddim_steps
 from ddpm.samplers import plms, pndm
 from ddpm.schedule import make_schedule, spaced_steps
 from tests.reference import MODELS, close, ours
-from tests.samplers.recorded import LINEAR, Recorded, Watched, trajectory
+from tests.samplers.recorded import LINEAR, Recorded, Watched
 
 GMM = ours(MODELS["gmm"])
 
