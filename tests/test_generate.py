@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from ddpm import generate
+from ddpm.choices import EFFECTIVE
 from ddpm.errors import CheckpointError, UsageError
 from ddpm.generate import Model, claimable, load, sample, sample_to_folder, sampling_settings
 from ddpm.images import read_png
@@ -64,6 +66,70 @@ def test_settings_come_from_the_checkpoint_and_can_be_changed(model: Model) -> N
 def test_impossible_settings_are_refused(model: Model, change: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(change))):
         sampling_settings(model, **change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"eta": 0.5}, "eta: 0.5 has no effect on the sampler ancestral"),
+        ({"sampler": "ddim", "order": 3}, "order: 3 has no effect on the sampler ddim"),
+        ({"sampler": "heun", "clip_quantile": 0.9}, "clip_quantile: 0.9 has no effect"),
+        ({"sampler": "pndm", "spacing": "quadratic"}, "does not suit"),
+    ],
+)
+def test_idle_settings_are_refused(model: Model, changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        sampling_settings(model, **changes)
+
+
+def test_another_sampler_leaves_the_checkpoints_own_options_behind(model: Model) -> None:
+    own = model.config.sampling.model_copy(update={"sampler": "ddim", "eta": 0.5, "clip": "dynamic"})
+    own = own.model_copy(update={"clip_quantile": 0.9})
+    other = replace(model, config=model.config.model_copy(update={"sampling": own}))
+    assert (sampling_settings(other).eta, sampling_settings(other).clip_quantile) == (0.5, 0.9)
+    settings = sampling_settings(other, sampler="heun", clip=False)
+    assert (settings.sampler, settings.eta, settings.clip, settings.clip_quantile) == ("heun", None, False, None)
+
+
+CASES: list[dict[str, object]] = [
+    *({"sampler": name} for name in EFFECTIVE),
+    {"sampler": "ddim", "eta": 0.5, "spacing": "quadratic", "clip": "dynamic", "clip_quantile": 0.9},
+    {"sampler": "dpm_solver", "order": 3, "spacing": "karras", "clip": "dynamic"},
+    {"sampler": "heun", "churn": 5.0, "spacing": "karras", "clip": False},
+]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_every_sampler_draws_image_i_for_any_batch_size(model: Model, changes: dict[str, object]) -> None:
+    settings = sampling_settings(model, steps=6, **changes)
+    walked = list(generate.states(model, [0, 1], settings))
+    assert len(walked) == 6
+    assert walked[-1].t == 0
+    assert not bool(walked[-1].x.isnan().any())
+    together = sample(model, 9, steps=6, batch_size=9, **changes).astype(int)
+    parted = sample(model, 9, steps=6, batch_size=2, **changes).astype(int)
+    assert np.abs(together - parted).max() <= 1
+    assert len(np.unique(together.reshape(9, -1), axis=0)) == 9
+
+
+def test_every_option_changes_the_images(model: Model) -> None:
+    plain: dict[str, dict[str, object]] = {
+        "ddim": {"eta": 1.0},
+        "dpm_solver": {"order": 3},
+        "dpm_solver_sde": {"order": 1},
+        "unipc": {"order": 1},
+        "heun": {"churn": 4.0},
+        "euler": {"churn": 4.0},
+        "ancestral": {"spacing": "quadratic"},
+        "pndm": {"clip": False},
+        "plms": {"spacing": "trailing"},
+    }
+    assert set(plain) == set(EFFECTIVE)
+    drawn = {name: sample(model, 2, sampler=name, steps=6) for name in plain}
+    for name, option in plain.items():
+        assert not np.array_equal(sample(model, 2, sampler=name, steps=6, **option), drawn[name]), name
+    # Euler is DDIM, and so few steps of so short a schedule tell no PNDM from PLMS in eight bits.
+    assert len({array.tobytes() for array in drawn.values()}) >= len(plain) - 2
 
 
 def test_ema_and_raw_weights_differ(checkpoint_path: Path) -> None:

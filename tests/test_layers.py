@@ -13,7 +13,19 @@ import ddpm
 
 ROOT = Path(ddpm.__file__).parent
 FLOORS = [
-    {"errors", "files", "interrupts", "schedule", "gaussian", "images", "noise", "device", "progress", "ops"},
+    {
+        "choices",
+        "errors",
+        "files",
+        "interrupts",
+        "schedule",
+        "gaussian",
+        "images",
+        "noise",
+        "device",
+        "progress",
+        "ops",
+    },
     {"diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
+from ddpm.choices import EFFECTIVE, PARTICULAR
 from ddpm.config import Config, SamplingSection
 from ddpm.device import Precision, autocast, choose_device, choose_precision, is_out_of_memory
-from ddpm.diffusion import Diffusion, Net
+from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
-from ddpm.schedule import spaced_steps
+from ddpm.schedule import sampling_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
 from ddpm.unet import UNet
 
@@ -125,18 +126,32 @@ def file_sha256(path: Path) -> str:
 def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     """The checkpoint's sampling settings with `changes` (None: as they are).
 
-    Raises UsageError for an unknown or impossible setting.
+    With another sampler, or clip, those of the checkpoint's settings that belong to its own are left behind.
+    Raises UsageError for an unknown, idle or impossible setting.
     """
     from pydantic import ValidationError
 
-    values = model.config.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    values = model.config.sampling.model_dump() | changes
+    for key in PARTICULAR:
+        if key not in changes and key not in EFFECTIVE.get(values["sampler"], PARTICULAR):
+            values[key] = None
+    if values["clip"] != "dynamic" and "clip_quantile" not in changes:
+        values["clip_quantile"] = None
     try:
         settings = SamplingSection.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise UsageError(str(first["ctx"]["error"])) from None
         raise UsageError(f"{first['loc'][0]}: found {first['input']!r}: {first['msg'].lower()}") from None
-    if (settings.steps or 1) > model.diffusion.schedule.T:
-        raise UsageError(f"steps: {settings.steps} is more than the model's T = {model.diffusion.schedule.T}")
+    schedule = model.diffusion.schedule
+    if (settings.steps or 1) > schedule.T:
+        raise UsageError(f"steps: {settings.steps} is more than the model's T = {schedule.T}")
+    try:
+        sampling_steps(schedule, settings.steps, settings.spacing or "linspace")
+    except ValueError as error:
+        raise UsageError(f"spacing: {error}") from None
     return settings
 
 
@@ -156,15 +171,23 @@ def draw(
     """`states` of any network for the images that `config` describes."""
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
-    steps = spaced_steps(diffusion.schedule.T, settings.steps)
-    return samplers.ancestral(diffusion, net, x, steps, noise=noise, clip=settings.clip)
+    steps = sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+    own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+
+
+def _clip(settings: SamplingSection) -> Clip:
+    if settings.clip == "dynamic":
+        return Dynamic() if settings.clip_quantile is None else Dynamic(settings.clip_quantile)
+    return settings.clip
 
 
 def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = False, **changes: Any) -> np.ndarray:
     """Draw `count` images: numbers start..start+count-1 of the seed's endless sequence.
 
     Args:
-        changes: settings that differ from the checkpoint's: steps, seed, clip, batch_size, sampler.
+        changes: settings that differ from the checkpoint's (see `config.SamplingSection`): sampler, steps,
+            spacing, eta, order, churn, clip, clip_quantile, seed, batch_size.
         progress: show a bar.
 
     Returns:
@@ -235,7 +258,8 @@ def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
         "step": model.step,
         "weights": model.weights,
         "precision": model.precision,
-        **settings.model_dump(exclude={"batch_size"}),
+        "steps": settings.steps,
+        **settings.model_dump(exclude={"batch_size", "steps"}, exclude_none=True),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -45,6 +46,17 @@ def positive(text: str) -> int:
     if not natural(text):
         raise argparse.ArgumentTypeError("expected 1 or more")
     return int(text)
+
+
+def number(text: str) -> float:
+    """Type of an argument that is a finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 0 or more")
+    return value
 
 
 def shown(value: Any) -> str:
