@@ -16,7 +16,7 @@ import torch
 from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
 from ddpm.config import Config, SamplingSection
-from ddpm.device import choose_device, is_out_of_memory
+from ddpm.device import batch_fits, choose_device
 from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
@@ -246,17 +246,11 @@ def _sample_all(
     with progress_bar("sampling", len(batches) * steps, "step", show=progress and bool(batches)) as bar:
         for batch in batches:
             bar.set_postfix_str(f"images {batch[0]}-{batch[-1]}")
-            try:
+            with batch_fits(len(batch)):
                 for k, state in enumerate(states(model, batch, settings)):
                     bar.update()
                     if watch:
                         watch(k, state)
-            except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise DDPMError(
-                        f"out of memory with {len(batch)} images at a time; try --batch-size {max(1, len(batch) // 2)}"
-                    ) from error
-                raise
             yield from zip(batch, to_arrays(state.x, model.data.crop), strict=True)
 
 

@@ -73,8 +73,13 @@ def folder_of(config_path: str | Path) -> Path:
 
 def sample_folder_of(checkpoint_path: Path) -> Path:
     """Where samples of a checkpoint go: `sample/<run>` beside its run folder."""
+    return folder_beside(checkpoint_path, "sample")
+
+
+def folder_beside(checkpoint_path: Path, kind: str) -> Path:
+    """Where things of a kind that are made from a checkpoint go: `<kind>/<run>` beside its run folder."""
     run = checkpoint_path.resolve().parent
-    return _shortest(run.parent / "sample" / run.name)
+    return _shortest(run.parent / kind / run.name)
 
 
 def _shortest(path: Path) -> Path:
