@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -54,3 +55,35 @@ def ours(model: Model) -> Model:
 def close(actual: Any, expected: Any, tolerance: float) -> None:
     """Every element within tolerance * (1 + |expected|)."""
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=tolerance, atol=tolerance)
+
+
+def model_with_variance(name: str, variance: str) -> Model:
+    """A model that also answers with the variance's channels, where `variance` is learned; t counts from 0."""
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        x64, t64 = x.double(), _column(t, x)
+        learned = {
+            "LEARNED": -4 + torch.sin(2 * x64) + 0.002 * t64,
+            "LEARNED_RANGE": 1.2 * torch.sin(3 * x64 + t64 / 50),
+        }
+        out = MODELS[name](x, t)
+        return torch.cat([out, learned[variance].to(x.dtype)], 1) if variance in learned else out
+
+    return net
+
+
+# (file, shape family, tolerance, tolerance where rounding is amplified up to 157 times)
+FILES = [("process.npz", "c1", 1e-5, 1e-3), ("process.npz", "c3", 1e-5, 1e-3), ("process_f64.npz", "c1", 1e-10, 1e-10)]
+files = pytest.mark.parametrize(("file", "c", "tolerance", "amplified"), FILES)
+
+
+class Case:
+    """One file's images of one shape, on our clock."""
+
+    def __init__(self, golden: Path, file: str, c: str):
+        self._arrays, self._c = arrays(golden / file), c
+        self.x0, self.eps, self.noise = self["x0"], self["noise"], self["noise2"]
+        self.x_t, self.t = self["q_sample"], torch.from_numpy(self._arrays["t"]) + 1
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.from_numpy(self._arrays[f"{name}.{self._c}"])

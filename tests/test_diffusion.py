@@ -16,26 +16,11 @@ from torch import Tensor
 from ddpm.diffusion import Diffusion, PredictionKind
 from ddpm.losses import simple
 from ddpm.schedule import make_schedule, spaced_steps
-from tests.reference import MODELS, arrays, close, ours
+from tests.reference import MODELS, Case, arrays, close, files, ours
 
 LINEAR = Diffusion(schedule=make_schedule("linear", 1000))
 MEANS: dict[str, PredictionKind] = {"EPSILON": "epsilon", "START_X": "x0", "PREVIOUS_X": "mu"}
 VARIANCES = {"FIXED_SMALL": "fixed_small", "FIXED_LARGE": "fixed_large"}
-# (file, shape family, tolerance, tolerance where rounding is amplified up to 157 times)
-FILES = [("process.npz", "c1", 1e-5, 1e-3), ("process.npz", "c3", 1e-5, 1e-3), ("process_f64.npz", "c1", 1e-10, 1e-10)]
-files = pytest.mark.parametrize(("file", "c", "tolerance", "amplified"), FILES)
-
-
-class Case:
-    """One file's images of one shape, on our clock."""
-
-    def __init__(self, golden: Path, file: str, c: str):
-        self._arrays, self._c = arrays(golden / file), c
-        self.x0, self.eps, self.noise = self["x0"], self["noise"], self["noise2"]
-        self.x_t, self.t = self["q_sample"], torch.from_numpy(self._arrays["t"]) + 1
-
-    def __getitem__(self, name: str) -> Tensor:
-        return torch.from_numpy(self._arrays[f"{name}.{self._c}"])
 
 
 @files

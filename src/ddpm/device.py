@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ddpm.errors import UsageError
+from ddpm.errors import DDPMError, UsageError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -95,6 +96,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def batch_fits(count: int) -> Iterator[None]:
+    """Turn a lack of memory inside into an error that says which --batch-size to try instead of `count`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DDPMError(
+            f"out of memory with {count} images at a time; try --batch-size {max(1, count // 2)}"
+        ) from error
 
 
 _OUT_OF_MEMORY = (

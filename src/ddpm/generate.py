@@ -18,7 +18,7 @@ from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
 from ddpm.choices import EFFECTIVE, PARTICULAR
 from ddpm.config import Config, SamplingSection
-from ddpm.device import Precision, autocast, choose_device, choose_precision, is_out_of_memory
+from ddpm.device import Precision, autocast, batch_fits, choose_device, choose_precision
 from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
@@ -152,6 +152,15 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
         sampling_steps(schedule, settings.steps, settings.spacing or "linspace")
     except ValueError as error:
         raise UsageError(f"spacing: {error}") from None
+    if (
+        model.diffusion.variance == "learned"
+        and settings.sampler == "ancestral"
+        and (settings.steps or schedule.T) < schedule.T
+    ):
+        raise UsageError(
+            f"steps: {settings.steps}: this model's variance is learned for t -> t-1 and says nothing of longer steps; "
+            f"with the ancestral sampler all T = {schedule.T} are needed"
+        )
     return settings
 
 
@@ -304,17 +313,11 @@ def _sample_all(
     with progress_bar("sampling", len(batches) * steps, "step", show=progress and bool(batches)) as bar:
         for batch in batches:
             bar.set_postfix_str(f"images {batch[0]}-{batch[-1]}")
-            try:
+            with batch_fits(len(batch)):
                 for k, state in enumerate(states(model, batch, settings)):
                     bar.update()
                     if watch:
                         watch(k, state)
-            except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise DDPMError(
-                        f"out of memory with {len(batch)} images at a time; try --batch-size {max(1, len(batch) // 2)}"
-                    ) from error
-                raise
             yield from zip(batch, to_arrays(state.x, model.data.crop), strict=True)
 
 

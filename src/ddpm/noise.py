@@ -32,6 +32,9 @@ class Purpose(IntEnum):
     SPLIT = 8
     INIT = 9
     VALIDATION = 10
+    LIKELIHOOD = 20
+    LIKELIHOOD_TIME = 21
+    SUBSET = 22
 
 
 def _key(seed: int, purpose: Purpose, indices: Sequence[int]) -> np.random.SeedSequence:
@@ -68,13 +71,22 @@ class ImageNoise:
     Drawn in fixed blocks of `BLOCK` images, so that it does not depend on the batch either.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+        *,
+        purpose: Purpose = Purpose.STEP,
+    ):
         """
         Args:
             indices: numbers of the images of this batch.
             shape: (C, H, W) of one image.
+            purpose: what the steps' noise is for; START's is the same for all.
         """
-        self._seed, self._shape, self._device = seed, tuple(shape), torch.device(device)
+        self._seed, self._shape, self._device, self._purpose = seed, tuple(shape), torch.device(device), purpose
         self._blocks = sorted({i // BLOCK for i in indices})
         place = {block: n * BLOCK for n, block in enumerate(self._blocks)}
         self._rows = torch.tensor([place[i // BLOCK] + i % BLOCK for i in indices])
@@ -84,8 +96,8 @@ class ImageNoise:
         return self._draw(Purpose.START)
 
     def __call__(self, step: int) -> Tensor:
-        """The noise of the sampler's step number `step` (0 is the first), shape (B, C, H, W)."""
-        return self._draw(Purpose.STEP, step)
+        """The noise of the step number `step` (0 is a sampler's first), shape (B, C, H, W)."""
+        return self._draw(self._purpose, step)
 
     def _draw(self, purpose: Purpose, *position: int) -> Tensor:
         blocks = [normal(rng(self._seed, purpose, *position, b), (BLOCK, *self._shape)) for b in self._blocks]

@@ -1,0 +1,150 @@
+"""`ddpm evaluate`: how good a model is. Each measure is a flag of its own, and several may be asked for at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.commands.arguments import Commands, add_device, natural, positive
+from ddpm.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddpm.evaluate.nll import Likelihood
+
+
+def add(commands: Commands) -> None:
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint: the likelihood of images it was not shown")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    evaluate.add_argument("--nll", action="store_true", help="the bound on the likelihood, in bits per dimension")
+    evaluate.add_argument(
+        "--split",
+        choices=("test", "held_out", "train"),
+        help="images to take (default: the source's test images, else the held-out ones)",
+    )
+    evaluate.add_argument("--images", type=positive, metavar="N", help="take a fixed draw of N of them (default: all)")
+    evaluate.add_argument(
+        "--timesteps", type=positive, metavar="K", help="estimate from K of the T timesteps (default: all, exactly)"
+    )
+    evaluate.add_argument(
+        "--decoder",
+        choices=("exact", "tanh"),
+        default="exact",
+        help="L_0 computed exactly (default), or with the authors' approximation",
+    )
+    evaluate.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)"
+    )
+    evaluate.add_argument(
+        "--batch-size", type=positive, default=64, metavar="B", help="images at a time; changes no number (default 64)"
+    )
+    evaluate.add_argument("--seed", type=natural, default=0, metavar="S", help="of all noise (default 0)")
+    evaluate.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="default: evaluate/<run> beside the run's folder")
+    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_device(evaluate)
+    evaluate.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ddpm.device import choose_device, describe, limit_memory
+    from ddpm.generate import load
+
+    if not options.nll:
+        raise UsageError("evaluate: nothing to measure was named; say --nll (the bound on the likelihood)")
+    chosen = choose_device(options.device)
+    limit_memory(chosen)
+    model = load(options.checkpoint, weights=options.weights, device=chosen)
+    if not options.json:
+        print(
+            f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {describe(model.device)}"
+        )
+    figures = {"nll": _nll(model, options)}
+    if options.json:
+        print(json.dumps(figures))
+
+
+def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
+    from ddpm.evaluate import nll
+    from ddpm.likelihood import strata
+    from ddpm.run import folder_beside
+
+    T = model.diffusion.schedule.T
+    try:
+        parts = strata(T, options.timesteps)
+    except ValueError as error:
+        raise UsageError(f"--timesteps: {error}; leave it out for all {T}") from None
+    split = options.split or nll.evaluated_split(model)
+    images = nll.load_split(model, split, root=options.data_root, progress=not options.json)
+    index = nll.subset(len(images), options.images)
+    if options.images and options.images > len(images):
+        raise UsageError(f"--images: {options.images:,} is more than the {len(images):,} images of the split {split}")
+    height, width = model.config.data.size
+    crop = model.data.crop
+    if not options.json:
+        padded = f", padded from {crop.height}x{crop.width}" if crop else ""
+        print(
+            f"data       {model.config.data.source} {split}: {len(index):,} of {len(images):,} images, "
+            f"{height}x{width}x{model.config.data.channels}{padded}"
+        )
+    result = nll.measure(
+        model.diffusion,
+        model.network,
+        images.take(index),
+        parts=parts,
+        decoder=options.decoder,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        crop=crop,
+        device=model.device,
+    )
+    facts = {
+        "checkpoint": str(options.checkpoint),
+        "checkpoint_sha256": model.sha256,
+        "step": model.step,
+        "weights": model.weights,
+        "data": model.config.data.source,
+        "split": split,
+        "data_sha256": images.fingerprint,
+        "seed": options.seed,
+        "decoder": options.decoder,
+        "clip": True,
+    }
+    folder = options.out or folder_beside(options.checkpoint, "evaluate")
+    paths = nll.write_tables(folder, f"nll-{split}", result, facts, index)
+    if not options.json:
+        print(_table(result, crop and f"{crop.height}x{crop.width}", f"{height}x{width}"))
+        print(f"written    {', '.join(map(str, paths))}")
+    return facts | result.numbers() | {"files": [str(path) for path in paths]}
+
+
+def _table(result: Likelihood, picture: str | None, frame: str) -> str:
+    T, visited = result.parts[-1].stop - 1, len(result.parts)
+    sums = {
+        "L_T": result.prior,
+        f"L_1 .. L_{T - 1}": result.transitions,
+        "L_0": result.decoder,
+        "total": result.total,
+    }
+    padded = result.padding != 1
+    heads = [f"per dimension ({frame}, padded)", f"per dimension of the picture ({picture})"][: 1 + padded]
+    if not padded:
+        heads = ["per dimension"]
+    lines = [f"{'bits':11}" + "".join(f"{head:>40}" for head in heads)]
+    for name, mean in sums.items():
+        lines.append(
+            f"{name:11}" + "".join(f"{mean.times(factor)!s:>40}" for factor in (1, result.padding)[: 1 + padded])
+        )
+    lines.append("The total is an upper bound on -log2 p(x); +- is the standard error over the images.")
+    if padded:
+        lines.append("Per dimension of the picture: all bits, the border's too, shared out over the picture alone.")
+    if result.is_estimate:
+        lines.append(f"ESTIMATE from {visited:,} of {T:,} timesteps: {_scaling()}.")
+    return "\n".join(lines)
+
+
+def _scaling() -> str:
+    from ddpm.evaluate.nll import SCALING
+
+    return SCALING
