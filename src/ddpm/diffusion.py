@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -76,6 +76,13 @@ class Diffusion:
         """Whether the network answers with twice the images' channels: the prediction, then the variance."""
         return self.variance in ("learned", "learned_range")
 
+    def with_posterior_variance(self, net: Net) -> tuple[Diffusion, Net]:
+        """The same predictions with the posterior's variance, for any pair of times; a learned one is left out."""
+        fixed = replace(self, variance="fixed_small")
+        if not self.learns_variance:
+            return fixed, net
+        return fixed, lambda x_t, t: net(x_t, t).chunk(2, 1)[0]
+
     def q_sample(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps  (Equation 4)."""
         a_t = self.schedule.at(t, x0)
@@ -121,9 +128,30 @@ class Diffusion:
         a_t = self.schedule.at(t, x_t)
         return (x_t - _cast(a_t**0.5, x_t) * x0) / _cast((1 - a_t) ** 0.5, x_t)
 
+    def min_snr_weight(self, t: Time, gamma: float, like: Tensor) -> Tensor | float:
+        """The weight of a squared error of the prediction under min-SNR (arXiv 2303.09556), shaped like `at`'s.
+
+        An error of x_0 weighs min(SNR_t, gamma), with SNR_t = alpha_bar_t / (1 - alpha_bar_t). The error of
+        another prediction is a multiple of it, whose square the weight is divided by.
+        """
+        a_t = self.schedule.at(t, like)
+        snr = a_t / (1 - a_t)
+        least = snr.clamp(max=gamma) if isinstance(snr, Tensor) else min(snr, gamma)
+        match self.prediction:
+            case "x0":
+                weight = least
+            case "epsilon":
+                weight = least / snr
+            case "v":
+                weight = least / (snr + 1)
+            case "mu":
+                c_0, _, _ = self._posterior_coefficients(like.double(), t, t - 1)
+                weight = least / c_0**2
+        return _cast(weight, like)
+
     def denoise(self, net: Net, x_t: Tensor, t: Time, *, clip: Clip) -> Tensor:
         """The network's estimate of x_0 from x_t: all that a deterministic sampler asks of it."""
-        out, _ = self._ask(net, x_t, t)
+        out, _ = self.ask(net, x_t, t)
         return threshold(self.to_x0(out, x_t, t), clip)
 
     def p(
@@ -136,7 +164,7 @@ class Diffusion:
             floor_log_var: the log-variance that stands in at s = 0, where the posterior's is -inf
                 (see `floor_log_var`); needed only where that variance is used.
         """
-        out, spread = self._ask(net, x_t, t)
+        out, spread = self.ask(net, x_t, t)
         x0 = threshold(self.to_x0(out, x_t, t), clip)
         posterior = self.posterior(x0, x_t, t, s)
         # mu is defined for t -> t-1, and there it is the mean itself: no round trip through a clipped x_0.
@@ -155,10 +183,10 @@ class Diffusion:
         assert isinstance(log_var, float)
         return log_var
 
-    def _ask(self, net: Net, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor | None]:
-        """The network's prediction and, where it is learned, its word on the variance."""
+    def ask(self, net: Net, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction and, where it is learned, its word on the variance, in x_t's dtype."""
         batch_t = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
-        out = net(x_t, batch_t)
+        out = net(x_t, batch_t).to(x_t.dtype)  # a network may compute in fewer bits; the process does not
         channels = x_t.shape[1] * (2 if self.learns_variance else 1)
         if out.shape[1] != channels:
             raise ValueError(f"the network answers with {out.shape[1]} channels; {self.variance} needs {channels}")
