@@ -88,9 +88,7 @@ def term_at(
         decoder: see `Gaussian.log_likelihood`.
     """
     x_t = diffusion.q_sample(x0, t, eps)
-    bits, estimate = bound_term(
-        diffusion, net, x0, x_t, t, s, clip=clip, floor_log_var=floor_log_var, decoder=decoder
-    )
+    bits, estimate = bound_term(diffusion, net, x0, x_t, t, s, clip=clip, floor_log_var=floor_log_var, decoder=decoder)
     noise_error = diffusion.eps_of(estimate, x_t, t) - eps
     return Term(bits.double().cpu(), _mean_square(estimate - x0), _mean_square(noise_error))
 

@@ -33,7 +33,9 @@ def add(commands: Commands) -> None:
         default="exact",
         help="L_0 computed exactly (default), or with the authors' approximation",
     )
-    evaluate.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
+    evaluate.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)"
+    )
     evaluate.add_argument(
         "--batch-size", type=positive, default=64, metavar="B", help="images at a time; changes no number (default 64)"
     )
@@ -131,7 +133,9 @@ def _table(result: Likelihood, picture: str | None, frame: str) -> str:
         heads = ["per dimension"]
     lines = [f"{'bits':11}" + "".join(f"{head:>40}" for head in heads)]
     for name, mean in sums.items():
-        lines.append(f"{name:11}" + "".join(f"{mean.times(factor)!s:>40}" for factor in (1, result.padding)[: 1 + padded]))
+        lines.append(
+            f"{name:11}" + "".join(f"{mean.times(factor)!s:>40}" for factor in (1, result.padding)[: 1 + padded])
+        )
     lines.append("The total is an upper bound on -log2 p(x); +- is the standard error over the images.")
     if padded:
         lines.append("Per dimension of the picture: all bits, the border's too, shared out over the picture alone.")
