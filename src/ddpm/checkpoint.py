@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class Checkpoint:
     """State dict of float16's loss scaler; empty for other precisions."""
     loss_window: tuple[float, int]
     """Sum and number of the losses since the last row of metrics."""
+    loss_history: Mapping[str, Tensor] = field(default_factory=dict)
+    """What importance sampling of the timesteps goes by; empty where they are drawn uniformly."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -82,6 +84,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "optimizer": dict(checkpoint.optimizer),
         "scaler": dict(checkpoint.scaler),
         "loss_window": [*checkpoint.loss_window],
+        "loss_history": dict(checkpoint.loss_history),
     }
     with atomic_write(path) as file:
         try:
@@ -126,6 +129,7 @@ def load(path: Path) -> Checkpoint:
             optimizer=content["optimizer"],
             scaler=content["scaler"],
             loss_window=(content["loss_window"][0], content["loss_window"][1]),
+            loss_history=content.get("loss_history", {}),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the checkpoint lacks or misstates {error}") from error

@@ -81,8 +81,11 @@ class DiffusionSection(Section):
     """Last beta of the beta schedules (default 0.02)."""
     prediction: Literal["epsilon", "x0", "v", "mu"] = "epsilon"
     """What the network predicts."""
-    variance: Literal["fixed_small", "fixed_large"] = "fixed_large"
-    """Variance of the reverse steps: the posterior's (beta-tilde) or beta."""
+    variance: Literal["fixed_small", "fixed_large", "learned", "learned_range"] = "fixed_large"
+    """Variance of the reverse steps: the posterior's (beta-tilde), beta, its logarithm as learned, or a learned place
+    between the first two."""
+    zero_terminal_snr: bool = False
+    """Stretch the schedule so that x_T is noise alone."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffusionSection:
@@ -91,12 +94,27 @@ class DiffusionSection(Section):
                 f"beta_start and beta_end have no effect on the schedule '{self.schedule}'; "
                 f"they belong to {', '.join(_BETA_SCHEDULES)}. Remove them"
             )
-        if self.schedule == "jsd" and self.prediction in ("epsilon", "mu"):
+        if self.zero_terminal_snr and self.schedule == "jsd":
+            raise ValueError("zero_terminal_snr: true has no effect on the schedule 'jsd', which ends so. Remove it")
+        if self.zero_terminal_snr and self.timesteps < 2:
+            raise ValueError("zero_terminal_snr: true needs timesteps: 2 or more")
+        if self.ends_in_noise and self.prediction in ("epsilon", "mu"):
+            what = "the schedule 'jsd'" if self.schedule == "jsd" else "a schedule with zero_terminal_snr: true"
             raise ValueError(
-                f"the schedule 'jsd' ends in pure noise (alpha_bar[T] = 0), where a prediction of "
+                f"{what} ends in pure noise (alpha_bar[T] = 0), where a prediction of "
                 f"'{self.prediction}' says nothing about x0. Use prediction: v or prediction: x0"
             )
         return self
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether alpha_bar[T] = 0."""
+        return self.schedule == "jsd" or self.zero_terminal_snr
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network answers with a variance too."""
+        return self.variance in ("learned", "learned_range")
 
 
 class NetworkSection(Section):
@@ -153,6 +171,17 @@ class TrainingSection(Section):
     """Images a step."""
     accumulation: PositiveInt = 1
     """Parts into which a batch is split to save memory; the gradients are summed."""
+    loss: Literal["simple", "bound", "hybrid"] = "simple"
+    """What is minimised: the prediction's squared error (L_simple), the variational bound, or L_simple plus a little of
+    the bound for the sake of a learned variance."""
+    vlb_weight: Annotated[float, Field(gt=0)] | None = None
+    """lambda of the hybrid loss, L_simple + lambda L_vlb (default 0.001)."""
+    weighting: Literal["none", "min_snr"] = "none"
+    """Weights of L_simple over time; min_snr caps the weight that an error of x0 has by its SNR."""
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    """The cap of min_snr (default 5)."""
+    timesteps: Literal["uniform", "importance"] = "uniform"
+    """How t is drawn: uniformly, or in proportion to its latest losses, with weights that make up for it."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Adam's step size after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -202,6 +231,15 @@ class TrainingSection(Section):
             )
         if self.decay == "constant" and self.decay_steps is not None:
             raise ValueError("decay_steps has no effect with decay: constant. Remove it or set decay")
+        if self.vlb_weight is not None and self.loss != "hybrid":
+            raise ValueError(f"vlb_weight has no effect with loss: {self.loss}. Remove it or set loss: hybrid")
+        if self.min_snr_gamma is not None and self.weighting != "min_snr":
+            raise ValueError("min_snr_gamma has no effect with weighting: none. Remove it or set weighting: min_snr")
+        if self.weighting != "none" and self.loss == "bound":
+            raise ValueError(
+                f"weighting: {self.weighting} belongs to L_simple; loss: bound has weights of its own. "
+                "Remove it, or set loss: simple or hybrid"
+            )
         return self
 
 
@@ -233,6 +271,7 @@ class Config(Section):
             raise ValueError(
                 f"sampling.steps: {self.sampling.steps} is more than diffusion.timesteps: {self.diffusion.timesteps}"
             )
+        self._check_objective()
         network = self.network
         factor = network.patch * 2 ** (len(network.multipliers) - 1)
         bad = [side for side in self.data.size if side % factor]
@@ -253,6 +292,35 @@ class Config(Section):
                 f"{missing[0]}; the sizes are {', '.join(map(str, sizes))}"
             )
         return self
+
+    def _check_objective(self) -> None:
+        """Refuse combinations of prediction, variance and loss that have no meaning."""
+        diffusion, training, sampling = self.diffusion, self.training, self.sampling
+        if diffusion.learns_variance and training.loss == "simple":
+            raise ValueError(
+                f"training.loss: simple says nothing of the variance, so that diffusion.variance: {diffusion.variance} "
+                "would stay untrained. Use training.loss: hybrid or bound, or diffusion.variance: fixed_large"
+            )
+        if training.loss == "hybrid" and not diffusion.learns_variance:
+            raise ValueError(
+                "training.loss: hybrid adds a loss for the variance alone, which has no effect with "
+                f"diffusion.variance: {diffusion.variance}. Use training.loss: simple or bound, or "
+                "diffusion.variance: learned_range"
+            )
+        if training.loss != "simple" and diffusion.timesteps < 2:
+            raise ValueError(f"training.loss: {training.loss} needs diffusion.timesteps: 2 or more")
+        if training.weighting == "min_snr" and diffusion.ends_in_noise:
+            raise ValueError(
+                "training.weighting: min_snr gives t = T the weight 0 where the schedule ends in pure noise, so that "
+                "the first sampling step would never be learned. Use training.weighting: none or another schedule"
+            )
+        shortened = (sampling.steps or diffusion.timesteps) < diffusion.timesteps
+        if diffusion.variance == "learned" and sampling.sampler == "ancestral" and shortened:
+            raise ValueError(
+                f"sampling.steps: {sampling.steps}: diffusion.variance: learned is learned for t -> t-1 and says "
+                f"nothing of longer steps. Leave sampling.steps empty (all {diffusion.timesteps}), or use "
+                "diffusion.variance: learned_range"
+            )
 
     @field_validator("*", mode="before")
     @classmethod

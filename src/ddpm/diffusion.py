@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,6 +75,13 @@ class Diffusion:
     def learns_variance(self) -> bool:
         """Whether the network answers with twice the images' channels: the prediction, then the variance."""
         return self.variance in ("learned", "learned_range")
+
+    def with_posterior_variance(self, net: Net) -> tuple[Diffusion, Net]:
+        """The same predictions with the posterior's variance, for any pair of times; a learned one is left out."""
+        fixed = replace(self, variance="fixed_small")
+        if not self.learns_variance:
+            return fixed, net
+        return fixed, lambda x_t, t: net(x_t, t).chunk(2, 1)[0]
 
     def q_sample(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps  (Equation 4)."""

@@ -98,6 +98,12 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
         raise UsageError(f"{first['loc'][0]}: found {first['input']!r}: {first['msg'].lower()}") from None
     if (settings.steps or 1) > model.diffusion.schedule.T:
         raise UsageError(f"steps: {settings.steps} is more than the model's T = {model.diffusion.schedule.T}")
+    T = model.diffusion.schedule.T
+    if model.diffusion.variance == "learned" and settings.sampler == "ancestral" and (settings.steps or T) < T:
+        raise UsageError(
+            f"steps: {settings.steps}: this model's variance is learned for t -> t-1 and says nothing of longer steps; "
+            f"with the ancestral sampler all T = {T} are needed"
+        )
     return settings
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import time
@@ -19,6 +18,7 @@ from ddpm import checkpoint, data, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
 from ddpm.device import autocast, choose_device, describe, is_out_of_memory
+from ddpm.diffusion import Net
 from ddpm.errors import ConfigError, DDPMError
 from ddpm.files import numbered, write_text
 from ddpm.generate import draw
@@ -273,6 +273,7 @@ class _Run:
             optimizer=state.optimizer.state_dict(),
             scaler=state.scaler.state_dict(),
             loss_window=(float(self.loss_sum), self.loss_count),
+            loss_history=state.loss_history.tensors() if state.loss_history else {},
         )
         self.saved = checkpoint.path_at(self.folder, state.step)
         checkpoint.save(self.saved, content)
@@ -307,12 +308,15 @@ def _with_training(config: Config, **changes: Any) -> Config:
 @torch.no_grad()
 def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
     """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
-    # With few steps the larger variance leaves visible noise; the posterior's does not.
-    diffusion = dataclasses.replace(training_loop.build_diffusion(config), variance="fixed_small")
+    diffusion = training_loop.build_diffusion(config)
+    net: Net = state.ema
+    if diffusion.variance != "learned_range":
+        # With few steps beta leaves visible noise, and a variance learned for t -> t-1 says nothing of them.
+        diffusion, net = diffusion.with_posterior_variance(net)
     steps = min(config.training.preview_steps, diffusion.schedule.T)
     settings = config.sampling.model_copy(update={"steps": steps})
     with autocast(state.precision, state.device):
-        *_, last = draw(diffusion, state.ema, config, range(config.training.preview_samples), settings, state.device)
+        *_, last = draw(diffusion, net, config, range(config.training.preview_samples), settings, state.device)
     return to_arrays(last.x, facts.crop)
 
 

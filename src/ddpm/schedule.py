@@ -86,6 +86,18 @@ def make_schedule(
     return from_betas(beta_table(name, T, beta_start=beta_start, beta_end=beta_end))
 
 
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule with sqrt(alpha_bar) shifted and stretched to end at 0: x_T is noise alone (arXiv 2305.08891).
+
+    alpha_bar at t = 1 stays as it is. Raises ValueError where T < 2: there is nothing to stretch.
+    """
+    root = schedule.alpha_bar[1:].sqrt()
+    if len(root) < 2:
+        raise ValueError("rescaling to zero terminal SNR needs T >= 2")
+    rescaled = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return NoiseSchedule(torch.cat([torch.ones(1, dtype=torch.float64), rescaled.square()]))
+
+
 def beta_table(name: ScheduleName, T: int, *, beta_start: float | None = None, beta_end: float | None = None) -> Tensor:
     """beta_1..beta_T of a named schedule, (T,) float64.
 

@@ -19,16 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm import checkpoint, ema, losses, timesteps
+from ddpm import checkpoint, ema, timesteps
 from ddpm.config import Config
 from ddpm.data import Batch, ImageSet, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion
 from ddpm.errors import CheckpointError
 from ddpm.images import to_model
+from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
-from ddpm.schedule import make_schedule
+from ddpm.schedule import make_schedule, zero_terminal_snr
+from ddpm.timesteps import LossHistory
 from ddpm.unet import UNet
 
 
@@ -38,7 +40,7 @@ class Step(NamedTuple):
     step: int
     """Steps done, this one included."""
     loss: Tensor
-    """Mean L_simple of the batch (a scalar tensor)."""
+    """Mean over the batch of the loss that is minimised, weights included (a scalar tensor)."""
     grad_norm: Tensor
     """Norm of the whole gradient before clipping (a scalar tensor)."""
     learning_rate: float
@@ -59,6 +61,8 @@ class TrainingState:
     """The operations the network computes with."""
     compiled: bool
     """Whether torch.compile compiles the network."""
+    loss_history: LossHistory | None
+    """What importance sampling of the timesteps goes by; None where they are drawn uniformly."""
     step: int = 0
     """Optimiser steps done."""
 
@@ -67,7 +71,20 @@ def build_diffusion(config: Config) -> Diffusion:
     """The diffusion process that a configuration describes."""
     d = config.diffusion
     schedule = make_schedule(d.schedule, d.timesteps, beta_start=d.beta_start, beta_end=d.beta_end)
+    if d.zero_terminal_snr:
+        schedule = zero_terminal_snr(schedule)
     return Diffusion(schedule=schedule, prediction=d.prediction, variance=d.variance)
+
+
+def build_objective(config: Config) -> Objective:
+    """The loss that a configuration describes."""
+    training = config.training
+    weight, gamma = training.vlb_weight, training.min_snr_gamma
+    return Objective(
+        training.loss,
+        vlb_weight=1e-3 if weight is None else weight,
+        min_snr_gamma=None if training.weighting == "none" else 5.0 if gamma is None else gamma,
+    )
 
 
 def build_network(config: Config) -> UNet:
@@ -76,7 +93,7 @@ def build_network(config: Config) -> UNet:
         torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
         return UNet(
             in_channels=config.data.channels,
-            out_channels=config.data.channels * (2 if config.diffusion.variance.startswith("learned") else 1),
+            out_channels=config.data.channels * (2 if config.diffusion.learns_variance else 1),
             size=config.data.size,
             **config.network.model_dump(),
         )
@@ -108,6 +125,11 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     state.optimizer.load_state_dict(dict(saved.optimizer))
     state.scaler.load_state_dict(dict(saved.scaler))
     state.step = saved.step
+    if state.loss_history is not None:
+        try:
+            state.loss_history = LossHistory.of(saved.loss_history, config.diffusion.timesteps)
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint's loss history (training.timesteps: importance): {error}") from None
     return state
 
 
@@ -152,7 +174,8 @@ def _assemble(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     if compiled:
         network.compile()
-    return TrainingState(network, average, optimizer, scaler, device, precision, operations.name, compiled)
+    history = LossHistory.empty(config.diffusion.timesteps) if training.timesteps == "importance" else None
+    return TrainingState(network, average, optimizer, scaler, device, precision, operations.name, compiled, history)
 
 
 def _compile_pays(config: Config, device: torch.device) -> bool:
@@ -190,7 +213,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
 
     Stopping the iteration at any point leaves a whole state: the one after the last record.
     """
-    diffusion = build_diffusion(config)
+    diffusion, objective = build_diffusion(config), build_objective(config)
     training, total = config.training, total_steps(config, len(images))
     source = batches(images, training.batch_size, seed=training.seed, start=state.step)
     while state.step < total:
@@ -198,8 +221,10 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         rate = learning_rate_at(number, config, total)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        inputs = draw_inputs(config, next(source), state.step, diffusion.schedule.T)
-        loss = _accumulate_gradients(config, state, diffusion, inputs)
+        inputs = draw_inputs(config, next(source), state.step, diffusion.schedule.T, state.loss_history)
+        loss, each = _accumulate_gradients(config, state, diffusion, objective, inputs)
+        if state.loss_history is not None:
+            state.loss_history.update(inputs.t, each)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
@@ -221,36 +246,47 @@ class Inputs(NamedTuple):
     """(B,) int64 in 1..T."""
     eps: Tensor
     """(B, C, H, W) float32."""
+    weight: Tensor
+    """(B,) float32: of each image's loss, for the way its t was drawn."""
 
 
-def draw_inputs(config: Config, batch: Batch, step: int, T: int) -> Inputs:
+def draw_inputs(config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None) -> Inputs:
     """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of the whole batch."""
     seed, count = config.training.seed, len(batch.images)
     levels = torch.from_numpy(batch.images)
     if config.data.horizontal_flip:
         flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)
         levels = torch.where(flip[:, None, None, None], levels.flip(-1), levels)
-    t = timesteps.uniform(rng(seed, Purpose.TIMESTEP, step), count, T)
+    source = rng(seed, Purpose.TIMESTEP, step)
+    if history is None:
+        t, weight = timesteps.uniform(source, count, T), torch.ones(count)
+    else:
+        t, weight = timesteps.importance(source, count, history.probabilities())
     eps = normal(rng(seed, Purpose.NOISE, step), levels.shape)
-    return Inputs(levels, t, eps)
+    return Inputs(levels, t, eps, weight)
 
 
-def _accumulate_gradients(config: Config, state: TrainingState, diffusion: Diffusion, inputs: Inputs) -> Tensor:
-    """Gradients of the mean loss over the batch, part by part; returns that loss, detached."""
+def _accumulate_gradients(
+    config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, inputs: Inputs
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the mean weighted loss over the batch, part by part; returns it and each image's loss, detached."""
     training, device = config.training, state.device
     parts = training.accumulation
     total = torch.zeros((), device=device)
-    for part, (levels, t, eps) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
+    losses = []
+    for part, (levels, t, eps, weight) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             for x in (to_model(levels.to(device, non_blocking=True)), eps)
         )
         key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
         with _dropout_keyed(key, config, device), autocast(state.precision, device):
-            loss = losses.simple(diffusion, state.network, x0, t.to(device), eps).mean() / parts
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            each = objective(diffusion, state.network, x0, t.to(device), eps)
+            loss = (weight.to(device) * each).mean() / parts
+        state.scaler.scale(loss).backward()
         total += loss.detach()
-    return total
+        losses.append(each.detach())
+    return total, torch.cat(losses)
 
 
 @contextmanager
@@ -266,9 +302,10 @@ def _dropout_keyed(key: int, config: Config, device: torch.device) -> Iterator[N
 
 @torch.no_grad()
 def validation_loss(config: Config, state: TrainingState, images: ImageSet, *, limit: int = 1024) -> float:
-    """Mean L_simple of the EMA weights over (at most `limit`) held-out images.
+    """Mean L_simple of the EMA weights over (at most `limit`) held-out images, whatever loss is minimised.
 
-    Each image has its own fixed t and eps, so that two checkpoints are compared on the same task.
+    It compares runs of the same prediction, unweighted. Each image has its own fixed t and eps, so that two
+    checkpoints are compared on the same task.
     """
     diffusion, count, size = build_diffusion(config), min(limit, len(images)), config.training.batch_size
     total = 0.0
@@ -280,6 +317,6 @@ def validation_loss(config: Config, state: TrainingState, images: ImageSet, *, l
         eps = normal(rng(0, Purpose.VALIDATION, start // size), levels.shape)
         x0 = to_model(levels.to(state.device))
         with autocast(state.precision, state.device):
-            each = losses.simple(diffusion, state.ema, x0, t.to(state.device), eps.to(state.device))
+            each = simple(diffusion, state.ema, x0, t.to(state.device), eps.to(state.device))
         total += float(each.sum())
     return total / count
