@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ddpm import data, training_loop
+from ddpm.config import Config
 from ddpm.data import ImageSet
 from ddpm.errors import CheckpointError
 from ddpm.training_loop import (
@@ -278,3 +279,99 @@ def test_fine_tuning_starts_from_the_ema_weights(digits: ImageSet, tmp_path: Pat
     assert all(torch.equal(v, saved["ema"][k]) for k, v in state.network.state_dict().items())
     assert all(torch.equal(v, saved["ema"][k]) for k, v in state.ema.state_dict().items())
     assert state.step == 0
+
+
+def _importance(**changes: object) -> Config:
+    """Few timesteps and large batches, so that importance sampling warms up within two steps."""
+    settings = {
+        "diffusion__timesteps": 4,
+        "diffusion__variance": "learned_range",
+        "training__timesteps": "importance",
+        "training__loss": "hybrid",
+        "training__batch_size": 64,
+        "sampling__steps": None,
+    }
+    return tiny(**settings | changes)
+
+
+def test_importance_sampling_keeps_its_history_once_a_step_in_the_batchs_order(digits: ImageSet) -> None:
+    config = _importance(training__accumulation=4, network__dropout=0.0)
+    state = new_state(config, device=CPU)
+    assert state.loss_history is not None
+    drawn, weights = [], []
+
+    def watched(*arguments: object) -> object:
+        inputs = draw_inputs(*arguments)  # type: ignore[arg-type]
+        drawn.append(inputs.t)
+        weights.append(inputs.weight)
+        p = state.loss_history.probabilities()  # type: ignore[union-attr]
+        np.testing.assert_allclose(inputs.weight.numpy(), 1 / (4 * p[inputs.t.numpy() - 1]), rtol=1e-6)
+        return inputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddpm.training_loop.draw_inputs", watched)
+        for step in training_steps(config, state, digits):
+            seen = sum(int((t == 1).sum()) for t in drawn)
+            assert int(state.loss_history.counts[0]) == min(10, seen)
+            assert torch.isfinite(step.loss)
+    assert bool((state.loss_history.counts == 10).all())
+    assert bool((weights[0] == 1).all())
+    assert float(weights[-1].std()) > 0.02  # by now they differ
+
+
+def test_importance_sampling_does_not_depend_on_the_parts(digits: ImageSet) -> None:
+    results = []
+    for parts in (1, 4):
+        config = _importance(training__accumulation=parts, network__dropout=0.0, training__steps=3)
+        state = new_state(config, device=CPU)
+        losses = [float(step.loss) for step in training_steps(config, state, digits)]
+        assert state.loss_history is not None
+        results.append((losses, state.loss_history.losses.clone()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "variance", "first"),
+    [("bound", "fixed_large", None), ("bound", "learned", None), ("hybrid", "learned_range", 1.0)],
+)
+def test_the_other_losses_fall_too(digits: ImageSet, loss: str, variance: str, first: float | None) -> None:
+    config = tiny(
+        training__loss=loss,
+        diffusion__variance=variance,
+        sampling__steps=None,
+        training__steps=80,
+        training__batch_size=64,
+        training__learning_rate=3e-3,
+    )
+    state = new_state(config, device=CPU)
+    losses = [float(step.loss) for step in training_steps(config, state, digits)]
+    if first is not None:
+        assert losses[0] == pytest.approx(first, abs=0.1)
+    assert np.mean(losses[-20:]) < 0.8 * losses[0]
+
+
+def test_step_loss_is_what_is_minimised_and_the_validation_loss_is_not(digits: ImageSet) -> None:
+    """Two objectives of one prediction: their losses differ, and the held-out L_simple is the same at the start."""
+    losses, held_out = [], []
+    for changes in ({}, {"training__weighting": "min_snr"}, {"training__loss": "bound"}):
+        config = tiny(training__steps=1, **changes)
+        state = new_state(config, device=CPU)
+        held_out.append(validation_loss(config, state, digits, limit=50))
+        losses += [float(step.loss) for step in training_steps(config, state, digits)]
+    assert len(set(losses)) == 3
+    assert len(set(held_out)) == 1
+
+
+def test_a_checkpoint_without_its_history_is_refused(digits: ImageSet, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from ddpm import checkpoint
+    from ddpm.run import train
+    from ddpm.training_loop import restore_state
+
+    done = train(_importance(training__steps=2), tmp_path, progress=False)
+    saved = checkpoint.load(done.checkpoint)
+    assert restore_state(saved, saved.config, device=CPU).loss_history is not None
+    with pytest.raises(CheckpointError, match=r"importance.*losses: expected"):
+        restore_state(replace(saved, loss_history={}), saved.config, device=CPU)
