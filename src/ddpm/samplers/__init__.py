@@ -16,4 +16,5 @@ from ddpm.samplers.pndm import pndm as pndm
 from ddpm.samplers.state import Noise as Noise
 from ddpm.samplers.state import State as State
 from ddpm.samplers.table import by_name as by_name
+from ddpm.samplers.table import network_calls as network_calls
 from ddpm.samplers.unipc import unipc as unipc
