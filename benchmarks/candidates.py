@@ -7,15 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ddpm.config import Config, parse_config
-from ddpm.data import ImageSet, ScanReport
 from ddpm.device import autocast, choose_precision
-from ddpm.ops.select import choose_kernels
-from ddpm.training_loop import build_network, new_state, training_steps
+from ddpm.speed import network_call, training_step
 
 Work = Literal["train", "call"]
 Call = Callable[[], object]
@@ -87,20 +84,9 @@ def ours(network: Network, work: Work, batch: int, **training: Any) -> Call:
     """One step of our training loop (data, noise, EMA and all), or one call of the network as `ddpm sample` has it."""
     config = network.config(batch, **training)
     if work == "train":
-        steps = training_steps(config, new_state(config, device=DEVICE), _images(network.image_size))
-        return lambda: float(next(steps).loss)
-    model = build_network(config).to(DEVICE, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    operations, _ = choose_kernels(config.training.kernels, DEVICE)
-    operations.freeze(model.use(operations))
-    precision = choose_precision(config.training.precision, DEVICE)
-    x, t = _noise(batch, network.image_size).to(memory_format=torch.channels_last), torch.full((batch,), 500.0)
-
-    @torch.no_grad()
-    def call() -> float:
-        with autocast(precision, DEVICE):
-            return float(model(x, t.to(DEVICE)).flatten()[0])
-
-    return call
+        step = training_step(config, DEVICE)
+        return lambda: float(step().loss)  # type: ignore[attr-defined]
+    return network_call(config, batch, DEVICE)
 
 
 def diffusers(network: Network, work: Work, batch: int, *, best: bool, compiled: bool = False) -> Call:
@@ -151,9 +137,3 @@ def diffusers(network: Network, work: Work, batch: int, *, best: bool, compiled:
 
 def _noise(batch: int, size: int) -> torch.Tensor:
     return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-
-
-def _images(size: int) -> ImageSet:
-    """Random pictures: speed does not depend on what they show."""
-    packed = np.random.default_rng(0).integers(0, 256, (4096, 1, size, size), dtype=np.uint8)
-    return ImageSet(packed, None, None, (), None, "random", ScanReport(len(packed)))

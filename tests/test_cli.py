@@ -65,6 +65,25 @@ def test_sample_json(config: Path, here: Path, capsys: pytest.CaptureFixture[str
     assert np.load("s/samples.npz")["arr_0"].shape == (2, 8, 8, 1)
 
 
+def test_samplers_by_name(config: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run("train", str(config), "--out", "run")
+    capsys.readouterr()
+    common = ("sample", "run/diffusion-6.pt", "--num-samples", "1", "--steps", "5")
+    for name, calls in (("ddim", 5), ("heun", 9), ("pndm", 14), ("plms", 6), ("dpm_solver", 5)):
+        assert _run(*common, "--sampler", name, "--spacing", "trailing", "--out", name, "--json") == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["sampler"], summary["steps"], summary["network_calls"]) == (name, 5, calls)
+    options = ("--order", "3", "--clip", "dynamic")
+    assert _run(*common, "--sampler", "unipc", *options, "--out", "u") == 0
+    assert _run(*common, "--sampler", "euler", "--churn", "2.5", "--clip", "off", "--out", "e") == 0
+    assert _run(*common, "--sampler", "heun", "--out", "h") == 0
+    assert "heun, 5 steps (9 network calls an image)" in capsys.readouterr().out
+    assert json.loads(Path("e/settings.json").read_text())["churn"] == 2.5
+    assert _run(*common, "--sampler", "heun", "--eta", "0.5", "--out", "x") == 2
+    assert "eta: 0.5 has no effect on the sampler heun" in capsys.readouterr().err
+    assert not Path("x").exists()
+
+
 def test_set_and_config(config: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("config", str(config), "--set", "training.steps=77") == 0
     printed = capsys.readouterr().out
@@ -111,6 +130,9 @@ def test_info(config: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["sample", "absent.pt"], 1, "no such checkpoint"),
         (["sample", "x.pt", "--num-samples", "0"], 2, "--num-samples"),
         (["sample", "x.pt", "--steps", "-4"], 2, "--steps"),
+        (["sample", "x.pt", "--sampler", "dadim"], 2, "dpm_solver"),
+        (["sample", "x.pt", "--spacing", "even"], 2, "karras"),
+        (["sample", "x.pt", "--eta", "nan"], 2, "expected a number, 0 or more"),
         (["info", "absent.pt"], 1, "no such checkpoint"),
         (["fly"], 2, "invalid choice"),
         ([], 2, "COMMAND"),
@@ -134,7 +156,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["config"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["config"], ["info"], ["benchmark"]])
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys; from ddpm.cli import main\n"

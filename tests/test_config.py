@@ -100,6 +100,25 @@ def test_exponents_without_a_point_are_numbers(good: Path) -> None:
         ("network:", "diffusion:\n  schedule: cosine\n  beta_end: 0.1\nnetwork:", ["no effect", "linear"]),
         ("network:", "diffusion:\n  timesteps: 5\nsampling:\n  steps: 6\nnetwork:", ["sampling.steps: 6", "5"]),
         ("training:", "training: 3\nx:", ["training"]),
+        *(
+            ("network:", f"sampling: {{{settings}}}\nnetwork:", expected)
+            for settings, expected in (
+                ("eta: 0.5", ["sampling: eta: 0.5 has no effect on the sampler ancestral", "belongs to ddim"]),
+                ("sampler: ddim, order: 3", ["order: 3 has no effect", "dpm_solver, dpm_solver_sde, unipc"]),
+                ("sampler: unipc, churn: 3.0", ["churn: 3.0 has no effect", "heun, euler"]),
+                ("sampler: ddim, eta: 1.5", ["sampling.eta: found 1.5"]),
+                ("sampler: ddmi", ["sampling.sampler: found 'ddmi'", "'plms'"]),
+                ("spacing: trailing", ["spacing: trailing has no effect", "Set steps"]),
+                ("sampler: plms, steps: 9, spacing: karras", ["karras does not suit", "trailing"]),
+                ("clip_quantile: 0.9", ["clip_quantile: 0.9 has no effect with clip: true"]),
+                ("clip: both", ["sampling.clip"]),
+            )
+        ),
+        (
+            "network:",
+            "diffusion: {schedule: jsd, prediction: v}\nsampling: {spacing: karras}\nnetwork:",
+            ["karras needs a finite sigma"],
+        ),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:

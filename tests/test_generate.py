@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from ddpm import generate
+from ddpm.choices import EFFECTIVE
 from ddpm.errors import CheckpointError, UsageError
 from ddpm.generate import Model, claimable, load, sample, sample_to_folder, sampling_settings
 from ddpm.images import read_png
@@ -29,7 +31,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(checkpoint_path: Path) -> Model:
-    return load(checkpoint_path, device="cpu")
+    return load(checkpoint_path, device="cpu", precision="float32")
 
 
 def test_images_are_eight_bit_nhwc(model: Model) -> None:
@@ -66,6 +68,70 @@ def test_impossible_settings_are_refused(model: Model, change: dict[str, object]
         sampling_settings(model, **change)
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"eta": 0.5}, "eta: 0.5 has no effect on the sampler ancestral"),
+        ({"sampler": "ddim", "order": 3}, "order: 3 has no effect on the sampler ddim"),
+        ({"sampler": "heun", "clip_quantile": 0.9}, "clip_quantile: 0.9 has no effect"),
+        ({"sampler": "pndm", "spacing": "quadratic"}, "does not suit"),
+    ],
+)
+def test_idle_settings_are_refused(model: Model, changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        sampling_settings(model, **changes)
+
+
+def test_another_sampler_leaves_the_checkpoints_own_options_behind(model: Model) -> None:
+    own = model.config.sampling.model_copy(update={"sampler": "ddim", "eta": 0.5, "clip": "dynamic"})
+    own = own.model_copy(update={"clip_quantile": 0.9})
+    other = replace(model, config=model.config.model_copy(update={"sampling": own}))
+    assert (sampling_settings(other).eta, sampling_settings(other).clip_quantile) == (0.5, 0.9)
+    settings = sampling_settings(other, sampler="heun", clip=False)
+    assert (settings.sampler, settings.eta, settings.clip, settings.clip_quantile) == ("heun", None, False, None)
+
+
+CASES: list[dict[str, object]] = [
+    *({"sampler": name} for name in EFFECTIVE),
+    {"sampler": "ddim", "eta": 0.5, "spacing": "quadratic", "clip": "dynamic", "clip_quantile": 0.9},
+    {"sampler": "dpm_solver", "order": 3, "spacing": "karras", "clip": "dynamic"},
+    {"sampler": "heun", "churn": 5.0, "spacing": "karras", "clip": False},
+]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_every_sampler_draws_image_i_for_any_batch_size(model: Model, changes: dict[str, object]) -> None:
+    settings = sampling_settings(model, steps=6, **changes)
+    walked = list(generate.states(model, [0, 1], settings))
+    assert len(walked) == 6
+    assert walked[-1].t == 0
+    assert not bool(walked[-1].x.isnan().any())
+    together = sample(model, 9, steps=6, batch_size=9, **changes).astype(int)
+    parted = sample(model, 9, steps=6, batch_size=2, **changes).astype(int)
+    assert np.abs(together - parted).max() <= 1
+    assert len(np.unique(together.reshape(9, -1), axis=0)) == 9
+
+
+def test_every_option_changes_the_images(model: Model) -> None:
+    plain: dict[str, dict[str, object]] = {
+        "ddim": {"eta": 1.0},
+        "dpm_solver": {"order": 3},
+        "dpm_solver_sde": {"order": 1},
+        "unipc": {"order": 1},
+        "heun": {"churn": 4.0},
+        "euler": {"churn": 4.0},
+        "ancestral": {"spacing": "quadratic"},
+        "pndm": {"clip": False},
+        "plms": {"spacing": "trailing"},
+    }
+    assert set(plain) == set(EFFECTIVE)
+    drawn = {name: sample(model, 2, sampler=name, steps=6) for name in plain}
+    for name, option in plain.items():
+        assert not np.array_equal(sample(model, 2, sampler=name, steps=6, **option), drawn[name]), name
+    # Euler is DDIM, and so few steps of so short a schedule tell no PNDM from PLMS in eight bits.
+    assert len({array.tobytes() for array in drawn.values()}) >= len(plain) - 2
+
+
 def test_ema_and_raw_weights_differ(checkpoint_path: Path) -> None:
     ema, raw = (sample(load(checkpoint_path, weights=w, device="cpu"), 4) for w in ("ema", "raw"))
     assert not np.array_equal(ema, raw)
@@ -75,6 +141,19 @@ def test_ema_and_raw_weights_differ(checkpoint_path: Path) -> None:
     assert all(torch.equal(v, content["network"][k]) for k, v in network.state_dict().items())
     with pytest.raises(UsageError, match="ema or raw"):
         load(checkpoint_path, weights="EMA")  # type: ignore[arg-type]
+
+
+def test_bfloat16_is_cast_once_and_close(checkpoint_path: Path) -> None:
+    """Weights of convolutions in bfloat16, answers in float32 within bfloat16's rounding of the float32 network's."""
+    exact, fast = (load(checkpoint_path, device="cpu", precision=p) for p in ("float32", "bfloat16"))
+    x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 5, 10, 20])
+    with torch.no_grad():
+        a, b = exact.network(x, t), fast.network(x, t)
+    assert (exact.precision, fast.precision, b.dtype) == ("float32", "bfloat16", torch.float32)
+    error = float((a - b).norm() / a.norm())
+    assert 1e-5 < error < 0.03
+    fine, coarse = sample(exact, 8).astype(int), sample(fast, 8).astype(int)
+    assert 0 < np.abs(fine - coarse).mean() < 6
 
 
 def test_dropout_is_off(model: Model) -> None:

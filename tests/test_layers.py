@@ -13,11 +13,23 @@ import ddpm
 
 ROOT = Path(ddpm.__file__).parent
 FLOORS = [
-    {"errors", "files", "interrupts", "schedule", "gaussian", "images", "noise", "device", "progress", "ops"},
+    {
+        "choices",
+        "errors",
+        "files",
+        "interrupts",
+        "schedule",
+        "gaussian",
+        "images",
+        "noise",
+        "device",
+        "progress",
+        "ops",
+    },
     {"diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},
-    {"training_loop", "generate", "cost", "evaluate", "paper"},
+    {"training_loop", "generate", "cost", "speed", "evaluate", "paper"},
     {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -16,8 +17,10 @@ from ddpm.schedule import (
     ScheduleName,
     beta_table,
     from_betas,
+    karras_steps,
     make_schedule,
     pairs,
+    sampling_steps,
     spaced_steps,
     zero_terminal_snr,
 )
@@ -224,9 +227,84 @@ def test_a_schedule_must_start_at_one_and_fall(bad: list[float]) -> None:
         NoiseSchedule(torch.tensor(bad, dtype=torch.float64))
 
 
-def test_fractional_and_outside_times_raise() -> None:
-    schedule, x = make_schedule("linear", 10), torch.zeros(1, 1, 2, 2)
-    with pytest.raises(ValueError, match="integer"):
-        schedule.at(2.5, x)
-    with pytest.raises(IndexError):
-        schedule.at(11, x)
+@pytest.mark.parametrize("t", [-1, 11, -0.5, 10.01])
+def test_times_outside_raise(t: float) -> None:
+    with pytest.raises(IndexError, match=r"0\.\.10"):
+        make_schedule("linear", 10).at(t, torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_between_integers_log_sigma_is_a_straight_line(name: str) -> None:
+    schedule, x = make_schedule(name, 1000), torch.zeros(3, 1, 2, 2)  # type: ignore[arg-type]
+    for t in (1, 2, 500, 999):
+        sigmas = [schedule.sigma(t + share) for share in (0, 0.25, 0.5, 0.75, 1)]
+        assert sigmas[0] == math.sqrt(1 / float(schedule.alpha_bar[t]) - 1)
+        steps = [b / a for a, b in itertools.pairwise(sigmas)]
+        assert max(steps) / min(steps) == pytest.approx(1, abs=1e-10)
+    # alpha_bar falls from the image on, without a jump at t = 1.
+    near = [schedule.at(t, x) for t in (0, 0.5, 0.999, 1)]
+    assert near == sorted(near, reverse=True)  # type: ignore[type-var]
+    assert near[2] == pytest.approx(near[3], abs=1e-6)
+
+
+def test_a_tensor_of_times_may_lie_between_integers_too() -> None:
+    schedule, x = make_schedule("linear", 1000), torch.zeros(3, 1, 2, 2)
+    t = torch.tensor([0.0, 437.25, 1000.0])
+    values = schedule.at(t, x)
+    assert isinstance(values, torch.Tensor)
+    assert values.shape == (3, 1, 1, 1)
+    assert values.flatten().tolist() == [schedule.at(float(one), x) for one in t]
+    assert torch.equal(schedule.at(torch.tensor([0.0, 437.0, 1000.0]), x), schedule.at(torch.tensor([0, 437, 1000]), x))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "jsd"])
+def test_time_of_is_the_inverse_of_sigma(name: str) -> None:
+    schedule = make_schedule(name, 100)  # type: ignore[arg-type]
+    for t in (0, 0.3, 1, 1.5, 42, 42.42, 98.9, 99):
+        assert schedule.time_of(schedule.sigma(t)) == pytest.approx(t, abs=1e-9)
+    assert schedule.time_of(1e9) == 100
+    with pytest.raises(ValueError, match=r"no time 99\.5"):
+        make_schedule("jsd", 100).sigma(99.5)
+
+
+SPACINGS = ("linspace", "leading", "trailing", "quadratic", "karras")
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 50, 333, 999, 1000])
+def test_every_list_runs_from_T_to_0_in_so_many_steps(spacing: str, count: int) -> None:
+    steps = sampling_steps(make_schedule("linear", 1000), count, spacing)  # type: ignore[arg-type]
+    assert len(steps) == count
+    assert steps[0][0] == 1000
+    assert steps[-1][1] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(steps))
+    assert all(t > s for t, s in steps)
+    assert min(t for t, _ in steps) >= 1
+
+
+def test_what_the_spacings_are() -> None:
+    times = {name: [t for t, _ in spaced_steps(1000, 5, name)] for name in SPACINGS[:-1]}  # type: ignore[arg-type]
+    assert times == {
+        "linspace": [1000, 750, 501, 251, 1],
+        "leading": [1000, 601, 401, 201, 1],
+        "trailing": [1000, 800, 600, 400, 200],
+        "quadratic": [1000, 563, 251, 63, 1],
+    }
+    for name in SPACINGS[:-1]:
+        assert spaced_steps(1000, 1000, name) == spaced_steps(1000)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'karras' is no spacing of integers"):
+        spaced_steps(1000, 5, "karras")
+
+
+def test_karras_sigmas_are_the_papers() -> None:
+    schedule = make_schedule("linear", 1000)
+    sigmas = [schedule.sigma(t) for t, _ in karras_steps(schedule, 9)]
+    roots = [sigma ** (1 / 7) for sigma in sigmas]
+    gaps = [a - b for a, b in itertools.pairwise(roots)]
+    assert max(gaps) == pytest.approx(min(gaps), rel=1e-9)
+    assert (sigmas[0], sigmas[-1]) == (schedule.sigma(1000), schedule.sigma(1))
+    for count in (0, 1001):
+        with pytest.raises(ValueError, match="number of steps"):
+            karras_steps(schedule, count)
+    with pytest.raises(ValueError, match="finite sigma"):
+        karras_steps(make_schedule("jsd", 10), 5)

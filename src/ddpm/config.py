@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName, Spacing
 from ddpm.errors import ConfigError
 
 # YAML has lists; a frozen record wants tuples.
@@ -244,16 +245,53 @@ class TrainingSection(Section):
 
 
 class SamplingSection(Section):
-    sampler: Literal["ancestral"] = "ancestral"
-    """Algorithm 2 of the paper, on all timesteps or a sub-sequence."""
+    sampler: SamplerName = "ancestral"
+    """The solver: ancestral is Algorithm 2 of the paper; docs/samplers.md describes each."""
     steps: PositiveInt | None = None
-    """Network calls an image (empty: all T)."""
-    clip: bool = True
-    """Clip each estimate of x0 to [-1, 1]."""
+    """The solver's steps (empty: all T). Network calls an image: as many, but 2 K - 1 for heun, K + 9 for pndm,
+    K + 1 for plms."""
+    spacing: Spacing | None = None
+    """Which timesteps the steps visit (empty: linspace)."""
+    eta: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Noise of ddim: 0 (empty) is deterministic, 1 ancestral."""
+    order: Literal[1, 2, 3] | None = None
+    """Order of dpm_solver, dpm_solver_sde and unipc (empty: 2)."""
+    churn: Annotated[float, Field(ge=0)] | None = None
+    """Noise that heun and euler add and remove on the way, S_churn (empty: 0)."""
+    clip: bool | Literal["dynamic"] = True
+    """Clip each estimate of x0 to [-1, 1] (true), not at all (false), or to a quantile of its own pixels that is then
+    scaled to 1 (dynamic)."""
+    clip_quantile: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The quantile of clip: dynamic (empty: 0.995)."""
     batch_size: PositiveInt = 64
     """Images sampled at a time; the images do not depend on it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Sample number i is a function of this and i."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> SamplingSection:
+        for key in PARTICULAR:
+            if getattr(self, key) is not None and key not in EFFECTIVE[self.sampler]:
+                users = ", ".join(name for name, keys in EFFECTIVE.items() if key in keys)
+                raise ValueError(
+                    f"{key}: {getattr(self, key)} has no effect on the sampler {self.sampler}; it belongs to {users}. "
+                    "Remove it or change sampler"
+                )
+        if self.spacing not in (None, "karras") and self.steps is None:
+            raise ValueError(
+                f"spacing: {self.spacing} has no effect while all timesteps are visited. Set steps, or remove it"
+            )
+        if self.sampler in ("pndm", "plms") and self.spacing in ("quadratic", "karras"):
+            raise ValueError(
+                f"spacing: {self.spacing} does not suit the sampler {self.sampler}, whose rules take the steps for "
+                "equally long. Use linspace, leading or trailing"
+            )
+        if self.clip_quantile is not None and self.clip != "dynamic":
+            raise ValueError(
+                f"clip_quantile: {self.clip_quantile} has no effect with clip: {str(self.clip).lower()}. "
+                "Set clip: dynamic, or remove it"
+            )
+        return self
 
 
 class Config(Section):
@@ -270,6 +308,11 @@ class Config(Section):
         if self.diffusion.timesteps < (self.sampling.steps or 1):
             raise ValueError(
                 f"sampling.steps: {self.sampling.steps} is more than diffusion.timesteps: {self.diffusion.timesteps}"
+            )
+        if self.diffusion.schedule == "jsd" and self.sampling.spacing == "karras":
+            raise ValueError(
+                "sampling.spacing: karras needs a finite sigma at T, but the schedule 'jsd' ends in pure noise. "
+                "Use another spacing"
             )
         self._check_objective()
         network = self.network

@@ -83,6 +83,14 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was told (the CPU always has)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -8,7 +8,7 @@ samplers and the bound speak x_0 alone. The process owns no network: it takes an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm.gaussian import Gaussian
-from ddpm.schedule import NoiseSchedule, Pair, Time
+from ddpm.schedule import NoiseSchedule, Steps, Time
 
 Net = Callable[[Tensor, Tensor], Tensor]
 """(x_t of shape (B, C, H, W), t of shape (B,), 1..T) -> prediction, a plain tensor."""
@@ -31,7 +31,7 @@ class Dynamic:
 
     quantile: float = 0.995
     """Of the absolute values of each image's estimate."""
-    largest: float = 1.0
+    largest: float = math.inf
     """Upper bound of the value clipped to; the lower is 1."""
 
 
@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
 class Diffusion:
     """The forward process q, its posterior, and the reverse process p_theta.
 
-    A time is a number (the same for the whole batch) or an integer tensor of shape (B,), in 0..T.
+    A time is a number (the same for the whole batch) or a tensor of shape (B,), in 0..T.
     Coefficients are computed in float64 and cast last, to the images' dtype.
     """
 
@@ -171,7 +171,7 @@ class Diffusion:
         mean = out if self.prediction == "mu" and _neighbours(t, s) else posterior.mean
         return Prediction(Gaussian(mean, self._log_var(x_t, t, s, posterior, spread, floor_log_var)), x0)
 
-    def floor_log_var(self, steps: Sequence[Pair]) -> float | None:
+    def floor_log_var(self, steps: Steps) -> float | None:
         """The finite log-variance that replaces the last pair's: the posterior's of the pair before it.
 
         For all timesteps this is the authors' `posterior_variance[1]`. None if there is but one pair.
@@ -179,8 +179,9 @@ class Diffusion:
         if len(steps) < 2:
             return None
         t, s = steps[-2]
-        a = self.schedule.alpha_bar
-        return math.log(float((1 - a[s]) / (1 - a[t]) * (1 - a[t] / a[s])))
+        _, _, log_var = self._posterior_coefficients(self.schedule.alpha_bar, t, s)
+        assert isinstance(log_var, float)
+        return log_var
 
     def ask(self, net: Net, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and, where it is learned, its word on the variance, in x_t's dtype."""

@@ -12,20 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
+from ddpm.choices import EFFECTIVE, PARTICULAR
 from ddpm.config import Config, SamplingSection
-from ddpm.device import batch_fits, choose_device
-from ddpm.diffusion import Diffusion, Net
+from ddpm.device import Precision, autocast, batch_fits, choose_device, choose_precision
+from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
-from ddpm.schedule import spaced_steps
+from ddpm.schedule import sampling_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
+from ddpm.unet import UNet
 
 Weights = Literal["ema", "raw"]
 
@@ -45,6 +48,8 @@ class Model:
     step: int
     """Training steps behind it."""
     weights: Weights
+    precision: Precision
+    """What the network computes in."""
     network: Net
     diffusion: Diffusion
     device: torch.device
@@ -52,11 +57,18 @@ class Model:
     """Of the checkpoint file."""
 
 
-def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | str | None = None) -> Model:
+def load(
+    path: str | Path,
+    *,
+    weights: Weights = "ema",
+    precision: Literal["auto"] | Precision = "auto",
+    device: torch.device | str | None = None,
+) -> Model:
     """Load a checkpoint for sampling.
 
     Args:
         weights: the moving average ("ema", what samples are usually drawn with) or the "raw" weights.
+        precision: what the network computes in; "auto" chooses (see `device.choose_precision`).
         device: where to put it; None chooses (see `device.choose_device`).
 
     Raises:
@@ -69,12 +81,40 @@ def load(path: str | Path, *, weights: Weights = "ema", device: torch.device | s
     chosen = choose_device(device)
     network = build_network(saved.config)
     load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
-    operations, _ = choose_kernels("auto", chosen)
-    network.to(chosen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    operations.freeze(network.use(operations))
+    computing = choose_precision(precision, chosen)
     return Model(
-        saved.config, saved.data, saved.step, weights, network, build_diffusion(saved.config), chosen, file_sha256(path)
+        config=saved.config,
+        data=saved.data,
+        step=saved.step,
+        weights=weights,
+        precision=computing,
+        network=frozen(network.to(chosen), computing, chosen),
+        diffusion=build_diffusion(saved.config),
+        device=chosen,
+        sha256=file_sha256(path),
     )
+
+
+def frozen(network: UNet, precision: Precision, device: torch.device) -> Net:
+    """The network made ready to be called only: no gradients, weights laid out and cast once; changed in place.
+
+    Its answers are float32 whatever it computes in.
+    """
+    operations, _ = choose_kernels("auto", device)
+    network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    if precision != "float32":
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # norms stay float32, as in training
+                module.to(getattr(torch, precision))
+    operations.freeze(network.use(operations))
+    if precision == "float32":
+        return network
+
+    def call(x_t: Tensor, t: Tensor) -> Tensor:
+        with autocast(precision, device):
+            return network(x_t, t).float()  # type: ignore[no-any-return]
+
+    return call
 
 
 def file_sha256(path: Path) -> str:
@@ -86,23 +126,40 @@ def file_sha256(path: Path) -> str:
 def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     """The checkpoint's sampling settings with `changes` (None: as they are).
 
-    Raises UsageError for an unknown or impossible setting.
+    With another sampler, or clip, those of the checkpoint's settings that belong to its own are left behind.
+    Raises UsageError for an unknown, idle or impossible setting.
     """
     from pydantic import ValidationError
 
-    values = model.config.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    values = model.config.sampling.model_dump() | changes
+    for key in PARTICULAR:
+        if key not in changes and key not in EFFECTIVE.get(values["sampler"], PARTICULAR):
+            values[key] = None
+    if values["clip"] != "dynamic" and "clip_quantile" not in changes:
+        values["clip_quantile"] = None
     try:
         settings = SamplingSection.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise UsageError(str(first["ctx"]["error"])) from None
         raise UsageError(f"{first['loc'][0]}: found {first['input']!r}: {first['msg'].lower()}") from None
-    if (settings.steps or 1) > model.diffusion.schedule.T:
-        raise UsageError(f"steps: {settings.steps} is more than the model's T = {model.diffusion.schedule.T}")
-    T = model.diffusion.schedule.T
-    if model.diffusion.variance == "learned" and settings.sampler == "ancestral" and (settings.steps or T) < T:
+    schedule = model.diffusion.schedule
+    if (settings.steps or 1) > schedule.T:
+        raise UsageError(f"steps: {settings.steps} is more than the model's T = {schedule.T}")
+    try:
+        sampling_steps(schedule, settings.steps, settings.spacing or "linspace")
+    except ValueError as error:
+        raise UsageError(f"spacing: {error}") from None
+    if (
+        model.diffusion.variance == "learned"
+        and settings.sampler == "ancestral"
+        and (settings.steps or schedule.T) < schedule.T
+    ):
         raise UsageError(
             f"steps: {settings.steps}: this model's variance is learned for t -> t-1 and says nothing of longer steps; "
-            f"with the ancestral sampler all T = {T} are needed"
+            f"with the ancestral sampler all T = {schedule.T} are needed"
         )
     return settings
 
@@ -123,15 +180,23 @@ def draw(
     """`states` of any network for the images that `config` describes."""
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
-    steps = spaced_steps(diffusion.schedule.T, settings.steps)
-    return samplers.ancestral(diffusion, net, x, steps, noise=noise, clip=settings.clip)
+    steps = sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+    own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+
+
+def _clip(settings: SamplingSection) -> Clip:
+    if settings.clip == "dynamic":
+        return Dynamic() if settings.clip_quantile is None else Dynamic(settings.clip_quantile)
+    return settings.clip
 
 
 def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = False, **changes: Any) -> np.ndarray:
     """Draw `count` images: numbers start..start+count-1 of the seed's endless sequence.
 
     Args:
-        changes: settings that differ from the checkpoint's: steps, seed, clip, batch_size, sampler.
+        changes: settings that differ from the checkpoint's (see `config.SamplingSection`): sampler, steps,
+            spacing, eta, order, churn, clip, clip_quantile, seed, batch_size.
         progress: show a bar.
 
     Returns:
@@ -201,7 +266,9 @@ def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
         "checkpoint_sha256": model.sha256,
         "step": model.step,
         "weights": model.weights,
-        **settings.model_dump(exclude={"batch_size"}),
+        "precision": model.precision,
+        "steps": settings.steps,
+        **settings.model_dump(exclude={"batch_size", "steps"}, exclude_none=True),
     }
 
 

@@ -5,6 +5,7 @@ Time is indexed as in the paper: t = 0..T, alpha_bar[0] = 1, x_0 is data and x_T
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -14,9 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddpm.choices import Spacing
+
 ScheduleName = Literal["linear", "quad", "const", "jsd", "warmup10", "warmup50", "cosine", "sigmoid"]
 Time = int | float | Tensor
 Pair = tuple[int, int]
+Steps = Sequence[tuple[float, float]]
+"""What a sampler visits: (t, s) pairs, from t to s; a time may lie between two integers."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +49,53 @@ class NoiseSchedule:
         return 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
 
     def at(self, t: Time, like: Tensor) -> Tensor | float:
-        """alpha_bar at integer time t.
+        """alpha_bar at time t, in 0..T; between two integers log sigma is a straight line (see `sigma`).
 
         A number gives a float; a tensor of shape (B,) gives a float64 tensor on `like`'s device (the
         CPU's own where there is no float64), shaped to multiply `like` (B, ...).
         """
         if not isinstance(t, Tensor):
-            return float(self.alpha_bar[_integer(t)])
+            if not 0 <= t <= self.T:
+                raise IndexError(f"time {t} is not in 0..{self.T}")
+            whole = int(t)
+            return float(self.alpha_bar[whole]) if t == whole else _between(self.alpha_bar, t)
         table = _table(self.alpha_bar, like.device)
-        return table[t.to(table.device).long()].view(-1, *[1] * (like.ndim - 1))
+        t = t.to(table.device)
+        if t.is_floating_point() and bool((t != t.round()).any()):
+            values = torch.tensor([self.at(float(one), like) for one in t], dtype=torch.float64, device=table.device)
+        else:
+            values = table[t.long()]
+        return values.view(-1, *[1] * (like.ndim - 1))
+
+    def sigma(self, t: float) -> float:
+        """sqrt(1 / alpha_bar_t - 1), the noise's size beside an image of size 1 (arXiv 2206.00364); infinite at 0."""
+        a = self.at(t, self.alpha_bar)
+        assert isinstance(a, float)
+        return math.sqrt(1 / a - 1) if a > 0 else math.inf
+
+    def time_of(self, sigma: float) -> float:
+        """The time, 0..T and mostly between two integers, at which `sigma` is reached; T for all that is larger."""
+        times = range(self.T + 1)
+        above = bisect.bisect_left(times, sigma, key=self.sigma)
+        if above > self.T:
+            return float(self.T)
+        high, low = self.sigma(above), self.sigma(above - 1) if above else 0.0
+        if high == sigma or math.isinf(high):
+            return float(above)
+        if low == 0:
+            return above - 1 + sigma / high
+        return above - 1 + math.log(sigma / low) / math.log(high / low)
 
 
-def _integer(t: int | float) -> int:
-    if t != int(t):
-        raise ValueError(f"this needs an integer time, got {t}")
-    return int(t)
+def _between(alpha_bar: Tensor, t: float) -> float:
+    """alpha_bar at a time that is no integer: log sigma is linear there, or sigma itself below t = 1."""
+    below = math.floor(t)
+    low, high = (math.sqrt(1 / float(a) - 1) if a > 0 else math.inf for a in alpha_bar[below : below + 2])
+    if math.isinf(high):
+        raise ValueError(f"there is no time {t}: alpha_bar is 0 at {below + 1}, where log sigma is infinite")
+    share = t - below
+    sigma = low ** (1 - share) * high**share if low > 0 else share * high
+    return 1 / (1 + sigma**2)
 
 
 _tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
@@ -154,18 +191,65 @@ def _sigmoid_alpha_bar(u: float, start: float = -3.0, end: float = 3.0) -> float
     return (sigmoid(end) - sigmoid(start + u * (end - start))) / (sigmoid(end) - sigmoid(start))
 
 
-def spaced_steps(T: int, count: int | None = None) -> list[Pair]:
-    """The (t, s) pairs of a sampler with `count` steps: from T down to 0, evenly spaced integers.
+def spaced_steps(T: int, count: int | None = None, spacing: Spacing = "linspace") -> list[Pair]:
+    """The (t, s) pairs of a sampler with `count` steps: integers from T down to 0.
 
-    With count = T (or None) every timestep is visited. Raises ValueError if count is not in 1..T.
+    With count = T (or None) every timestep is visited, whatever the spacing.
+
+    Args:
+        spacing: `linspace` spaces the times T..1 evenly, so that the step 1 -> 0 is always taken;
+            `trailing` spaces T..0 evenly (arXiv 2305.08891); `leading` takes multiples of T // count
+            from t = 1 upwards, and T instead of the largest; `quadratic` grows with the square
+            (arXiv 2010.02502, Appendix D.2), dense near the image.
+
+    Raises:
+        ValueError: count is not in 1..T, or the spacing is not one of these (see `karras_steps`).
     """
     count = T if count is None else count
     if not 1 <= count <= T:
         raise ValueError(f"the number of steps must be in 1..{T}, got {count}")
-    if count == 1:
-        return [(T, 0)]
-    times = [1 + round(i * (T - 1) / (count - 1)) for i in range(count)]
-    return pairs(times)
+    last = max(count - 1, 1)
+    match spacing:
+        case "linspace":
+            times = [1 + round(i * (T - 1) / last) for i in range(count)]
+        case "trailing":
+            times = [round(i * T / count) for i in range(1, count + 1)]
+        case "leading":
+            times = [1 + i * (T // count) for i in range(count)]
+        case "quadratic":
+            times = [1 + round((i / last) ** 2 * (T - 1)) for i in range(count)]
+            times = list(itertools.accumulate(times, lambda before, t: max(before + 1, t)))
+        case _:
+            raise ValueError(f"{spacing!r} is no spacing of integers; expected linspace, trailing, leading, quadratic")
+    return pairs([*times[:-1], T])
+
+
+def karras_steps(schedule: NoiseSchedule, count: int, rho: float = 7.0) -> list[tuple[float, float]]:
+    """`count` steps whose sigmas, to the power 1/rho, are evenly spaced (arXiv 2206.00364, Equation 5).
+
+    From T down to t = 1, then 0; the times between lie between two integers.
+
+    Raises ValueError for count < 1, and where alpha_bar[T] = 0: sigma is infinite there.
+    """
+    largest, smallest = schedule.sigma(schedule.T), schedule.sigma(1)
+    if not 1 <= count <= schedule.T:
+        raise ValueError(f"the number of steps must be in 1..{schedule.T}, got {count}")
+    if math.isinf(largest):
+        raise ValueError("the spacing 'karras' needs a finite sigma at T, but alpha_bar[T] = 0")
+    ends = largest ** (1 / rho), smallest ** (1 / rho)
+    sigmas = [(ends[0] + i / (count - 1) * (ends[1] - ends[0])) ** rho for i in range(1, count - 1)]
+    times = [float(schedule.T), *map(schedule.time_of, sigmas), *([1.0] if count > 1 else [])]
+    return list(itertools.pairwise([*times, 0.0]))
+
+
+def sampling_steps(schedule: NoiseSchedule, count: int | None = None, spacing: Spacing = "linspace") -> Steps:
+    """The pairs of a sampler with `count` steps (None: T) in any of the spacings.
+
+    Raises ValueError as `spaced_steps` and `karras_steps` do.
+    """
+    if spacing == "karras":
+        return karras_steps(schedule, schedule.T if count is None else count)
+    return spaced_steps(schedule.T, count, spacing)
 
 
 def pairs(times: Sequence[int]) -> list[Pair]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import Diffusion
-from ddpm.interop.steps import diffusers_steps, improved_steps
+from ddpm.interop.steps import diffusers_steps, improved_steps, noisy_end
 from ddpm.samplers import ancestral
 from ddpm.schedule import from_betas, make_schedule, pairs, spaced_steps
 from tests.reference import MODELS, arrays, close, index, ours
+from tests.samplers.recorded import Recorded, trajectory, with_range
 
 LINEAR = Diffusion(schedule=make_schedule("linear", 1000))
 
@@ -51,6 +52,25 @@ def test_trajectory_equals_improved_diffusion(
     close(torch.stack([start, *(s.x for s in states)]), tables[f"{tag}.x"], 1e-4)
     if f"{tag}.pred_xstart" in tables:
         close(torch.stack([s.x0 for s in states if s.x0 is not None]), tables[f"{tag}.pred_xstart"], 1e-4)
+
+
+def test_learned_range_equals_improved_diffusion(golden: Path) -> None:
+    """The variance that the network picks between the two, for the pairs of a sub-sequence."""
+    tables, tag = arrays(golden / "samplers_improved.npz"), "ancestral.gmm.LEARNED_RANGE.sp20.clip"
+    start, steps = torch.from_numpy(tables["x_T"]), improved_steps(1000, [20])
+    assert [t - 1 for t, _ in steps] == tables[f"{tag}.timesteps"].tolist()
+    net = ours(with_range(MODELS["gmm"]))
+    learned = replace(LINEAR, variance="learned_range")
+    states = ancestral(learned, net, start, steps, noise=_noise(tables["noise"]))
+    close(trajectory(start, states), tables[f"{tag}.x"], 1e-4)
+
+
+def test_learned_range_equals_diffusers(golden: Path) -> None:
+    case = Recorded(golden, "ddpm.leading.learned_range.gmm")
+    assert case.settings["variance_type"] == "learned_range"
+    net, learned = ours(with_range(MODELS["gmm"])), replace(LINEAR, variance="learned_range")
+    states = ancestral(learned, net, case.start, diffusers_steps(1000, 20, "leading"), noise=case.noise)
+    close(trajectory(case.start, states), case.x, 1e-4)
 
 
 def test_short_chain_with_rescaled_clock_equals_improved_diffusion(golden: Path) -> None:
@@ -99,21 +119,15 @@ def test_trajectory_equals_diffusers(golden: Path, tag: str, clip: bool) -> None
     )
     start = torch.from_numpy(tables["x_T"])
     model = MODELS[tag.rpartition(".")[2]]
-    states = list(ancestral(diffusion, ours(model), start, steps, noise=_noise(tables["noise"]), clip=clip))
-    expected = tables[f"{tag}.x"]
-    ended = torch.stack([start, *(s.x for s in states)])
+    noise, expected = _noise(tables["noise"]), tables[f"{tag}.x"]
+    walked = trajectory(start, ancestral(diffusion, ours(model), start, steps, noise=noise, clip=clip))
     if ".trailing." in tag:
         # They add noise at the last step too when it starts above their t = 0; we return the mean.
-        close(ended[:-1], expected[:-1], 1e-4)
-        t, _ = steps[-1]
-        variance = 1 - schedule_alpha(t) if "fixed_large" in tag else 1e-20
-        close(ended[-1] + variance**0.5 * torch.from_numpy(tables["noise"][19]), expected[-1], 1e-4)
-    else:
-        close(ended, expected, 1e-4)
-
-
-def schedule_alpha(t: int) -> float:
-    return float(LINEAR.schedule.alpha_bar[t])
+        if "fixed_large" in tag:
+            assert np.abs(walked[-1].numpy() - expected[-1]).max() > 0.1
+        states = ancestral(diffusion, ours(model), start, steps, noise=noise, clip=clip)
+        walked = trajectory(start, noisy_end(diffusion, states, steps, noise))
+    close(walked, expected, 1e-4)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])

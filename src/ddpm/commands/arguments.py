@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -24,6 +25,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default: DDPM_DEVICE, else auto)")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the network computes in (default: the fastest that the device is good at)",
+    )
+
+
 def natural(text: str) -> int:
     """Type of an argument that is a whole number, 0 or more."""
     if not text.isdecimal():
@@ -38,6 +48,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """Type of an argument that is a finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 0 or more")
+    return value
+
+
 def shown(value: Any) -> str:
     """A setting or fact as a table prints it."""
     return "-" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that reads well: "1.5 hours"."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"

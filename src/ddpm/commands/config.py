@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ddpm.commands.arguments import Commands, add_set, shown
+from ddpm.commands.arguments import Commands, add_set, duration, shown
 
 
 def add(commands: Commands) -> None:
@@ -35,16 +35,9 @@ def _run(options: argparse.Namespace) -> None:
     print(f"parameters            {cost.parameters:,}")
     print(f"one network call      {cost.gflop_per_image:.3f} GFLOP an image")
     if cost.train_pflop is not None:
-        times = ", ".join(f"{_duration(cost.train_pflop * 1e15 / speed)} on {name}" for name, speed in _SPEEDS)
+        times = ", ".join(f"{duration(cost.train_pflop * 1e15 / speed)} on {name}" for name, speed in _SPEEDS)
         print(f"training              {cost.images:,} images, {cost.train_pflop:.3g} PFLOP: about {times}")
 
 
 # Operations a second that a training step of such networks reaches; the first measured on a Xeon without AMX.
 _SPEEDS = (("two CPU cores", 1.5e11), ("a GPU that gives 30 TFLOP/s", 3e13))
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{max(1, round(seconds))} s"

@@ -6,9 +6,13 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ddpm.commands.arguments import Commands, add_device, natural, positive
+from ddpm.choices import SamplerName, Spacing, network_calls
+from ddpm.commands.arguments import Commands, add_device, add_precision, natural, number, positive
+
+_SAMPLERS = f"{', '.join(get_args(SamplerName))} (default: the checkpoint's)"
+_SPACINGS = f"of the timesteps: {', '.join(get_args(Spacing))} (default: the checkpoint's)"
 
 
 def add(commands: Commands) -> None:
@@ -17,15 +21,19 @@ def add(commands: Commands) -> None:
     sample.add_argument("--num-samples", type=positive, default=16, metavar="N", help="images (default 16)")
     sample.add_argument("--start-index", type=natural, default=0, metavar="I", help="number of the first image")
     sample.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
-    sample.add_argument("--sampler", choices=("ancestral",), help="default: the checkpoint's")
-    sample.add_argument(
-        "--steps", type=positive, metavar="K", help="network calls an image (default: the checkpoint's)"
-    )
+    sample.add_argument("--sampler", choices=get_args(SamplerName), metavar="S", help=_SAMPLERS)
+    sample.add_argument("--steps", type=positive, metavar="K", help="steps of the sampler (default: the checkpoint's)")
+    sample.add_argument("--spacing", choices=get_args(Spacing), metavar="P", help=_SPACINGS)
+    sample.add_argument("--eta", type=number, metavar="E", help="ddim: 0 without noise (default) ... 1 ancestral")
+    sample.add_argument("--order", type=int, choices=(1, 2, 3), help="dpm_solver, dpm_solver_sde, unipc (default 2)")
+    sample.add_argument("--churn", type=number, metavar="C", help="heun, euler: noise on the way (default 0)")
+    sample.add_argument("--clip", choices=("static", "dynamic", "off"), help="of the estimates of x_0 (default static)")
     sample.add_argument("--seed", type=natural, metavar="S", help="image I depends on S and I alone")
     sample.add_argument("--batch-size", type=positive, metavar="B", help="images at a time")
     sample.add_argument("--out", type=Path, metavar="DIR", help="default: sample/<run> beside the run's folder")
     sample.add_argument("--gif", action="store_true", help="also animate the reverse process")
     sample.add_argument("--json", action="store_true", help="print a summary as JSON")
+    add_precision(sample)
     add_device(sample)
     sample.set_defaults(command=_run)
 
@@ -36,12 +44,18 @@ def _run(options: argparse.Namespace) -> None:
         count=options.num_samples,
         start=options.start_index,
         weights=options.weights,
+        precision=options.precision,
         out=options.out,
         gif=options.gif,
         as_json=options.json,
         device=options.device,
         sampler=options.sampler,
         steps=options.steps,
+        spacing=options.spacing,
+        eta=options.eta,
+        order=options.order,
+        churn=options.churn,
+        clip=options.clip and {"static": True, "dynamic": "dynamic", "off": False}[options.clip],
         seed=options.seed,
         batch_size=options.batch_size,
     )
@@ -53,6 +67,7 @@ def sample_command(
     count: int,
     start: int = 0,
     weights: Any = "ema",
+    precision: Any = "auto",
     out: Path | None = None,
     default_out: Path | None = None,
     gif: bool = False,
@@ -70,13 +85,19 @@ def sample_command(
 
     chosen = choose_device(device)
     limit_memory(chosen)
-    model = load(path, weights=weights, device=chosen)
+    model = load(path, weights=weights, precision=precision, device=chosen)
     settings = sampling_settings(model, **changes)
     folder = out or claimable(model, default_out or sample_folder_of(path), settings)
     steps = settings.steps or model.diffusion.schedule.T
+    calls = network_calls(settings.sampler, steps)
     if not as_json:
-        print(f"model      {path}: step {model.step:,}, {weights} weights, on {describe(model.device)}")
-        print(f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps, seed {settings.seed}")
+        spent = "" if calls == steps else f" ({calls} network calls an image)"
+        where = f"{describe(model.device)}, {model.precision}"
+        print(f"model      {path}: step {model.step:,}, {weights} weights, on {where}")
+        print(
+            f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps{spent}, "
+            f"seed {settings.seed}"
+        )
     began = time.perf_counter()
     made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
     seconds = time.perf_counter() - began
@@ -91,9 +112,11 @@ def sample_command(
             "made": made.made,
             "seconds": round(seconds, 3),
             "weights": weights,
+            "precision": model.precision,
             "step": model.step,
             "sampler": settings.sampler,
             "steps": steps,
+            "network_calls": calls,
             "seed": settings.seed,
         }
         print(json.dumps(summary))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ddpm.diffusion import Clip, Diffusion, Net
 from ddpm.samplers.state import Noise, State
-from ddpm.schedule import Pair
+from ddpm.schedule import Steps
 
 
 @torch.no_grad()
 def ancestral(
-    diffusion: Diffusion, net: Net, x: Tensor, steps: Sequence[Pair], *, noise: Noise, clip: Clip = True
+    diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, noise: Noise, clip: Clip = True
 ) -> Iterator[State]:
     """Draw x_s ~ p_theta(x_s | x_t) for each pair of `steps`; at s = 0 return the mean, without noise.
 

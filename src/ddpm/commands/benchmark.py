@@ -1,0 +1,83 @@
+"""`ddpm benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ddpm.commands.arguments import Commands, add_device, add_set, duration, positive
+from ddpm.errors import DDPMError
+
+if TYPE_CHECKING:
+    from ddpm.speed import Rate
+
+
+def add(commands: Commands) -> None:
+    benchmark = commands.add_parser("benchmark", help="how fast this machine trains and samples a configuration")
+    benchmark.add_argument(
+        "--config", default="image/mnist/ddpm_cpu", metavar="CONFIG", help="default: image/mnist/ddpm_cpu"
+    )
+    add_set(benchmark)
+    benchmark.add_argument("--most", type=positive, default=128, metavar="B", help="largest batch tried (default 128)")
+    benchmark.add_argument("--json", action="store_true", help="print as JSON")
+    add_device(benchmark)
+    benchmark.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ddpm.config import load_config
+    from ddpm.cost import cost_of
+    from ddpm.device import choose_device, choose_precision, describe, limit_memory
+    from ddpm.ops.select import choose_kernels
+    from ddpm.progress import progress_bar
+    from ddpm.speed import best, peak_gflops, rates
+
+    config, device = load_config(options.config, options.overrides), choose_device(options.device)
+    limit_memory(device)
+    precision = choose_precision(config.training.precision, device)
+    _, kernels = choose_kernels(config.training.kernels, device)
+    cost, peak = cost_of(config), peak_gflops(precision, device)
+    measured: dict[str, list[Rate]] = {"train": [], "sample": []}
+    with progress_bar("measuring", 2 * options.most.bit_length(), "batch size", show=not options.json) as bar:
+        for work, found in measured.items():
+            for rate in rates(config, work, device, most=options.most):  # type: ignore[arg-type]
+                found.append(rate)
+                bar.update()
+    if not all(measured.values()):
+        raise DDPMError(f"{options.config}: not even one image fits {describe(device)}")
+    chosen = {work: best(found) for work, found in measured.items()}
+    at_config = min(measured["train"], key=lambda r: abs(r.batch - config.training.batch_size))
+    calls = config.sampling.steps or config.diffusion.timesteps
+    estimate = {
+        "train_s": None if cost.images is None else cost.images / at_config.images_per_s,
+        "sample_64_s": 64 * calls / chosen["sample"].images_per_s,
+    }
+    if options.json:
+        facts: dict[str, Any] = {
+            "device": describe(device),
+            "precision": precision,
+            "kernels": kernels,
+            "peak_gflop_per_s": peak,
+            "rates": [r._asdict() for found in measured.values() for r in found],
+            "best_batch": {work: rate.batch for work, rate in chosen.items()},
+            **estimate,
+        }
+        print(json.dumps(facts))
+        return
+    print(f"device     {describe(device)}, {precision}, {kernels}; matrix products reach {peak:,.0f} GFLOP/s")
+    print(f"network    {options.config}: {cost.parameters:,} parameters, {cost.gflop_per_image:.3f} GFLOP a call")
+    for work, words in (("train", "a training step"), ("sample", "a network call in sampling")):
+        print(f"\n{words}\n{'batch':>7}{'images/s':>11}{'GFLOP/s':>10}{'of peak':>9}")
+        for rate in measured[work]:
+            mark = "  <- best" if rate is chosen[work] else ""
+            share = rate.gflop_per_s / peak
+            print(f"{rate.batch:>7}{rate.images_per_s:>11,.1f}{rate.gflop_per_s:>10,.0f}{share:>9.0%}{mark}")
+    print(
+        "\nOperations are counted as a direct convolution's; Winograd's needs fewer, so that the share may pass 100 %."
+    )
+    if estimate["train_s"] is not None:
+        size = config.training.batch_size
+        print(f"training   about {duration(estimate['train_s'])}: {cost.images:,} images in batches of {size}")
+    seconds = duration(estimate["sample_64_s"] or 0)
+    print(f"sampling   about {seconds} for 64 images of {calls:,} network calls each")
