@@ -174,6 +174,7 @@ def row_config(base: Config, row: Row, source: str, *, steps: int | None = None,
     t |= {"loss": row.loss, "vlb_weight": None, "weighting": "none", "min_snr_gamma": None}
     if steps is not None:
         t |= {"steps": steps, "epochs": None, "save_every": min(t["save_every"], max(1, steps // 4))}
+        t["preview_every"] = t["preview_every"] or steps
     values["sampling"] = {key: values["sampling"][key] for key in ("batch_size", "seed")}
     if seed is not None:
         t["seed"] = values["sampling"]["seed"] = seed
