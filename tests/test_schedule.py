@@ -290,6 +290,7 @@ def test_what_the_spacings_are() -> None:
         "trailing": [1000, 800, 600, 400, 200],
         "quadratic": [1000, 563, 251, 63, 1],
     }
+    assert [t for t, _ in spaced_steps(1000, 7, "trailing")] == [1000, 857, 714, 571, 429, 286, 143]
     for name in SPACINGS[:-1]:
         assert spaced_steps(1000, 1000, name) == spaced_steps(1000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'karras' is no spacing of integers"):

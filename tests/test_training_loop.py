@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm import data
+from ddpm import data, training_loop
 from ddpm.config import Config
 from ddpm.data import ImageSet
 from ddpm.errors import CheckpointError
@@ -214,6 +214,59 @@ def test_bfloat16_trains_and_keeps_float32_weights(digits: ImageSet) -> None:
         assert torch.isfinite(step.loss)
         assert step.loss.dtype == torch.float32
     assert {v.dtype for v in _weights(state).values()} == {torch.float32}
+
+
+def test_inputs_made_ahead_are_the_same(digits: ImageSet) -> None:
+    """What a GPU's run is fed by a thread is what a CPU's makes in place."""
+    config = tiny(data__horizontal_flip=True)
+    state = new_state(config, device=CPU)
+    state.step = 3
+    in_place, made_ahead = (islice(f(training_loop._inputs(config, state, digits, 20)), 5) for f in (iter, data.ahead))
+    for a, b in zip(in_place, made_ahead, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile's own insides
+@pytest.mark.parametrize(
+    ("form", "tolerance"),
+    [({"precision": "bfloat16", "kernels": "auto"}, 0.03), ({"kernels": "plain", "compile": "on"}, 0.02)],
+    ids=["bfloat16", "compiled"],
+)
+def test_the_loss_curve_is_that_of_plain_float32(digits: ImageSet, form: dict[str, str], tolerance: float) -> None:
+    """300 steps on digits: the curve's parts of 50 steps stay together, in a precision or form that differs."""
+
+    def curve(**training: object) -> torch.Tensor:
+        settings = {f"training__{k}": v for k, v in training.items()}
+        config = tiny(network__dropout=0.0, training__steps=300, training__batch_size=32, **settings)
+        state = new_state(config, device=CPU)
+        return torch.stack([step.loss for step in training_steps(config, state, digits)])
+
+    reference, other = curve(kernels="plain", compile="off"), curve(**form)
+    assert not torch.equal(reference, other)  # it is another form
+    a, b = (x.view(6, 50).mean(1) for x in (reference, other))
+    assert float((b / a - 1).abs().max()) < tolerance
+    assert float(a[0] / a[-1]) > 1.5  # there was something to follow
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_outputs_and_gradients_are_the_plain_ones() -> None:
+    config = tiny(network__dropout=0.0, training__kernels="plain")
+    plain, compiled = (new_state(config, device=CPU).network for _ in range(2))
+    with torch.no_grad():
+        for p, q in zip(plain.parameters(), compiled.parameters(), strict=True):
+            q.copy_(p.normal_(0, 0.1))
+    compiled.compile()
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor([1, 5, 10, 20])
+    ours, theirs = plain(x, t), compiled(x, t)
+    assert float((ours - theirs).detach().norm() / ours.detach().norm()) < 1e-5
+    ours.square().mean().backward()
+    theirs.square().mean().backward()
+    for p, q in zip(plain.parameters(), compiled.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert float((p.grad - q.grad).norm()) < 1e-4 * float(p.grad.norm()) + 1e-7
 
 
 def test_fine_tuning_starts_from_the_ema_weights(digits: ImageSet, tmp_path: Path) -> None:
