@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,15 @@ def test_objectives_with_a_meaning_are_accepted() -> None:
         assert parse_config(plain(config), source="again") == config
         accepted += 1
     assert accepted == 128
+
+
+def test_the_example_of_the_objectives_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text()
+    example = page.split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "improved.yaml"
+    path.write_text(GOOD.replace("training:\n", "").replace("  steps: 10\n", "") + example + "  steps: 10\n")
+    config = load_config(path)
+    assert (config.diffusion.variance, config.training.loss) == ("learned_range", "hybrid")
+    for section, settings in {"diffusion": config.diffusion, "training": config.training}.items():
+        for key in re.findall(rf"`{section}\.(\w+)`", page):
+            assert key in type(settings).model_fields

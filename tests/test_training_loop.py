@@ -14,6 +14,8 @@ from ddpm import data, training_loop
 from ddpm.config import Config
 from ddpm.data import ImageSet
 from ddpm.errors import CheckpointError
+from ddpm.noise import Purpose, rng
+from ddpm.timesteps import LossHistory, importance
 from ddpm.training_loop import (
     TrainingState,
     build_network,
@@ -317,6 +319,31 @@ def test_importance_sampling_keeps_its_history_once_a_step_in_the_batchs_order(d
     assert bool((state.loss_history.counts == 10).all())
     assert bool((weights[0] == 1).all())
     assert float(weights[-1].std()) > 0.02  # by now they differ
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_history_holds_each_images_own_loss_under_its_own_timestep(digits: ImageSet, parts: int) -> None:
+    """A fresh network answers 0, so that the loss of image i is known: the mean of its eps^2."""
+    config = _importance(
+        diffusion__variance="fixed_large",
+        training__loss="simple",
+        training__batch_size=16,
+        training__accumulation=parts,
+    )
+    state = new_state(config, device=CPU)
+    inputs = draw_inputs(config, next(data.batches(digits, 16, seed=0)), 0, 4)
+    next(training_steps(config, state, digits))
+    expected = LossHistory.empty(4)
+    expected.update(timesteps_of_first_step(config), inputs.eps.square().flatten(1).mean(1))
+    assert state.loss_history is not None
+    assert torch.equal(state.loss_history.counts, expected.counts)
+    np.testing.assert_allclose(state.loss_history.losses, expected.losses, rtol=1e-5)
+
+
+def timesteps_of_first_step(config: Config) -> torch.Tensor:
+    """What importance sampling draws while its history is empty."""
+    source = rng(config.training.seed, Purpose.TIMESTEP, 0)
+    return importance(source, config.training.batch_size, np.full(4, 0.25))[0]
 
 
 def test_importance_sampling_does_not_depend_on_the_parts(digits: ImageSet) -> None:

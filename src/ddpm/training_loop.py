@@ -225,8 +225,6 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
             group["lr"] = rate
         drawn = next(inputs)
         loss, each = _accumulate_gradients(config, state, diffusion, objective, drawn)
-        if state.loss_history is not None:
-            state.loss_history.update(drawn.t, each)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
@@ -235,6 +233,8 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         state.optimizer.zero_grad(set_to_none=True)
         decay = ema.decay_at(number, training.ema_decay)
         ema.update(state.ema, state.network, decay)
+        if state.loss_history is not None:
+            state.loss_history.update(drawn.t, each)
         state.step = number
         yield Step(number, loss, grad_norm, rate, decay)
 
