@@ -11,6 +11,7 @@ import pytest
 
 S, D, A = "tests.test_schedule", "tests.test_diffusion", "tests.samplers.test_ancestral"
 U, X = "tests.interop.test_diffusers", "tests.interop.test_xdiffusion"
+N = "tests.test_likelihood"
 BOUND = "the variational bound"
 B = "tests.samplers"
 PIPELINES = "whole diffusers pipelines (import of scheduler folders)"
@@ -52,7 +53,7 @@ READ_BY: dict[int, list[tuple[str, str]]] = {
     16: [(".", f"{D}:test_q_sample")],
     17: [(".", f"{D}:test_q_sample")],
     18: [(".", f"{D}:test_posterior")],
-    19: [(".", BOUND)],
+    19: [(".", f"{N}:test_prior")],
     20: [(".", f"{D}:test_x0_from_a_prediction")],
     21: [(".", f"{B}.test_ddim:test_noise_from_an_estimate_equals_improved_diffusion")],
     22: [(".", f"{D}:test_x0_from_a_prediction")],
@@ -65,7 +66,9 @@ READ_BY: dict[int, list[tuple[str, str]]] = {
         (r"\.MSE\..*\.FIXED_(SMALL|LARGE)\.", f"{D}:test_simple_loss"),
         ("RESCALED_MSE|KL|LEARNED", BOUND + " and learned variances"),
     ],
-    **{row: [(".", BOUND)] for row in range(29, 39)},
+    **{row: [(".", f"{N}:test_recorded_loops")] for row in (29, 30, 31, 33)},
+    32: [(".", f"{N}:test_all_recorded_loops_are_read")],
+    **{row: [(".", BOUND)] for row in range(34, 39)},
     39: [(".", f"{A}:test_trajectory_equals_improved_diffusion")],
     40: [(".", f"{A}:test_trajectory_equals_improved_diffusion")],
     41: [

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import UsageError
-from ddpm.evaluate.nll import subset
 from ddpm.images import to_arrays, to_model
 from ddpm.likelihood import rmse_of_levels
-from ddpm.noise import ImageNoise, Purpose
+from ddpm.noise import ImageNoise, Purpose, rng
 from ddpm.paper.chain import Chain, chain
 from ddpm.paper.made import Made
 from ddpm.paper.sheet import Cell, sheet
@@ -69,7 +68,7 @@ def draw_interpolations(
     split = subject.split()
     images = subject.images(split)
     pairs = max(pair for pair, _ in rows) + 1
-    index = _different(images.labels, subset(len(images), None), 2 * pairs, subject.seed)
+    index = _different(images.labels, rng(subject.seed, Purpose.SUBSET).permutation(len(images)), 2 * pairs)
     x0 = to_model(torch.from_numpy(images.take(index)).to(subject.model.device))
     crop = subject.model.data.crop
     cells: list[list[Cell]] = []
@@ -111,9 +110,8 @@ def draw_interpolations(
     return finish(out, name, page, numbers, "\n".join(lines))
 
 
-def _different(labels: np.ndarray | None, order: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` images of a fixed draw, others for every seed; where there are labels, those of a pair differ."""
-    order = np.roll(order, -seed * count)
+def _different(labels: np.ndarray | None, order: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` images of `order`, passing over those that have the label of their pair's first."""
     chosen: list[int] = []
     for image in order.tolist():
         if len(chosen) == count:
