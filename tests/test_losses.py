@@ -25,6 +25,18 @@ def _process(kind: str, variance: str) -> Diffusion:
     return replace(LINEAR, prediction=MEANS[kind], variance=variance.lower())  # type: ignore[arg-type]
 
 
+def test_the_analytic_models_are_transcribed_rightly(golden: Path) -> None:
+    file = arrays(golden / "likelihood.npz")
+    x, times = torch.from_numpy(file["model_check.x"]), torch.from_numpy(file["model_check.t"])
+    for row, t in enumerate(times):
+        at = t.expand(len(x))
+        for name in MODELS:
+            close(MODELS[name](x[:, None], at)[:, 0], file[f"model_check.{name}"][row], 1e-6)
+        for variance in ("LEARNED", "LEARNED_RANGE"):
+            spread = model_with_variance("tanh", variance)(x[:, None], at)[:, 1]
+            close(spread, file[f"model_check.v_{variance}"][row], 1e-6)
+
+
 @files
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("kind", MEANS)

@@ -309,9 +309,9 @@ class Config(Section):
             raise ValueError(
                 f"sampling.steps: {self.sampling.steps} is more than diffusion.timesteps: {self.diffusion.timesteps}"
             )
-        if self.diffusion.schedule == "jsd" and self.sampling.spacing == "karras":
+        if self.diffusion.ends_in_noise and self.sampling.spacing == "karras":
             raise ValueError(
-                "sampling.spacing: karras needs a finite sigma at T, but the schedule 'jsd' ends in pure noise. "
+                "sampling.spacing: karras needs a finite sigma at T, but the schedule ends in pure noise. "
                 "Use another spacing"
             )
         self._check_objective()
