@@ -116,9 +116,10 @@ def test_a_chain_taken_up_midway_ends_as_the_whole_one(subject: Subject) -> None
     moments = {m.t: m for m in walk.run([3, 4])}
     assert 11 in moments
     assert set(moments) == set(walk.times)
-    torch.testing.assert_close(walk.finish([3, 4], start=11, x=moments[11].x), moments[0].x)
-    # The same latent with other noise ends elsewhere.
-    assert (walk.finish([5, 6], start=11, x=moments[11].x) - moments[0].x).abs().max() > 1e-3
+    *_, same = walk.run([3, 4], start=11, x=moments[11].x)
+    torch.testing.assert_close(same.x, moments[0].x)
+    *_, other = walk.run([5, 6], start=11, x=moments[11].x)  # the same latent with other noise
+    assert (other.x - moments[0].x).abs().max() > 1e-3
     assert walk.near([0, 12, 20]) == [20, min(walk.times, key=lambda t: abs(t - 12)), 0]
 
 
@@ -140,11 +141,11 @@ def test_interpolation_keeps_its_ends(subject: Subject) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b, other = torch.rand(3, 1, 8, 8, generator=generator) * 2 - 1
     for t in (0, 4, 20):
-        row = fig9.interpolate(walk, a, b, t)
+        row = fig9.interpolated(walk, a, b, t)
         assert row.shape == (11, 1, 8, 8)
-        torch.testing.assert_close(row[0], fig9.interpolate(walk, a, other, t)[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(row[-1], fig9.interpolate(walk, other, b, t)[-1], atol=1e-5, rtol=0)
-    pixels = fig9.interpolate(walk, a, b, 0)
+        torch.testing.assert_close(row[0], fig9.interpolated(walk, a, other, t)[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(row[-1], fig9.interpolated(walk, other, b, t)[-1], atol=1e-5, rtol=0)
+    pixels = fig9.interpolated(walk, a, b, 0)
     torch.testing.assert_close(pixels[0], a)
     torch.testing.assert_close(pixels[5], (a + b) / 2)
     torch.testing.assert_close(pixels[-1], b)
