@@ -21,6 +21,7 @@ FLOORS = [
         "schedule",
         "gaussian",
         "images",
+        "charts",
         "noise",
         "device",
         "progress",
