@@ -12,7 +12,7 @@ import pytest
 G, L = "tests.test_gaussian", "tests.test_losses"
 S, D, A = "tests.test_schedule", "tests.test_diffusion", "tests.samplers.test_ancestral"
 U, X = "tests.interop.test_diffusers", "tests.interop.test_xdiffusion"
-BOUND = "the variational bound"
+N = "tests.test_likelihood"
 B = "tests.samplers"
 PIPELINES = "whole diffusers pipelines (import of scheduler folders)"
 
@@ -53,7 +53,7 @@ READ_BY: dict[int, list[tuple[str, str]]] = {
     16: [(".", f"{D}:test_q_sample")],
     17: [(".", f"{D}:test_q_sample")],
     18: [(".", f"{D}:test_posterior")],
-    19: [(".", BOUND)],
+    19: [(".", f"{N}:test_prior")],
     20: [(".", f"{D}:test_x0_from_a_prediction")],
     21: [(".", f"{B}.test_ddim:test_noise_from_an_estimate_equals_improved_diffusion")],
     22: [(".", f"{D}:test_x0_from_a_prediction")],
@@ -66,7 +66,8 @@ READ_BY: dict[int, list[tuple[str, str]]] = {
         (r"\.MSE\..*\.FIXED_(SMALL|LARGE)\.", f"{D}:test_simple_loss"),
         (".", f"{L}:test_recorded_losses"),
     ],
-    **{row: [(".", BOUND)] for row in range(29, 34)},
+    **{row: [(".", f"{N}:test_recorded_loops")] for row in (29, 30, 31, 33)},
+    32: [(".", f"{N}:test_all_recorded_loops_are_read")],
     34: [(".", f"{G}:test_the_tanh_decoder_is_the_peers")],
     35: [(".", f"{G}:test_the_tanh_decoder_is_the_peers")],
     36: [(".", f"{G}:test_the_peers_normal_cdf")],

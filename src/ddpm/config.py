@@ -248,7 +248,7 @@ class SamplingSection(Section):
     sampler: SamplerName = "ancestral"
     """The solver: ancestral is Algorithm 2 of the paper; docs/samplers.md describes each."""
     steps: PositiveInt | None = None
-    """The solver's steps (empty: all T). Network calls an image: as many, but 2 K - 1 for heun, K + 9 for pndm,
+    """The solver's steps (empty: all T). Network calls an image: as many, but up to 2 K - 1 for heun, K + 9 for pndm,
     K + 1 for plms."""
     spacing: Spacing | None = None
     """Which timesteps the steps visit (empty: linspace)."""

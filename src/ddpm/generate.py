@@ -26,7 +26,7 @@ from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
-from ddpm.schedule import sampling_steps
+from ddpm.schedule import Steps, sampling_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
 from ddpm.unet import UNet
 
@@ -149,7 +149,7 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     if (settings.steps or 1) > schedule.T:
         raise UsageError(f"steps: {settings.steps} is more than the model's T = {schedule.T}")
     try:
-        sampling_steps(schedule, settings.steps, settings.spacing or "linspace")
+        _steps(model.diffusion, settings)
     except ValueError as error:
         raise UsageError(f"spacing: {error}") from None
     if (
@@ -180,9 +180,18 @@ def draw(
     """`states` of any network for the images that `config` describes."""
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
-    steps = sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+    steps = _steps(diffusion, settings)
     own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
     return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+
+
+def network_calls(model: Model, settings: SamplingSection) -> int:
+    """How often each image goes through the network."""
+    return samplers.network_calls(settings.sampler, model.diffusion.schedule, _steps(model.diffusion, settings))
+
+
+def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
+    return sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
 
 
 def _clip(settings: SamplingSection) -> Clip:

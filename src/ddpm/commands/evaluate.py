@@ -55,7 +55,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError("evaluate: nothing to measure was named; say --nll (the bound on the likelihood)")
     chosen = choose_device(options.device)
     limit_memory(chosen)
-    model = load(options.checkpoint, weights=options.weights, device=chosen)
+    # In float32 wherever it runs: a rounding of the network's would be a part of the figure.
+    model = load(options.checkpoint, weights=options.weights, precision="float32", device=chosen)
     if not options.json:
         device = describe(model.device)
         print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {device}")
@@ -103,6 +104,7 @@ def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_sha256": model.sha256,
         "step": model.step,
         "weights": model.weights,
+        "precision": model.precision,
         "data": model.config.data.source,
         "split": split,
         "data_sha256": images.fingerprint,

@@ -17,7 +17,7 @@ from ddpm import data
 from ddpm.data import ImageSet, Split
 from ddpm.device import batch_fits
 from ddpm.diffusion import Clip, Diffusion, Net
-from ddpm.errors import DataError, UsageError
+from ddpm.errors import DataError, DDPMError, UsageError
 from ddpm.files import atomic_write, write_json, write_text
 from ddpm.gaussian import DecoderForm
 from ddpm.generate import Model
@@ -188,9 +188,12 @@ def measure(
                     terms.append(Term(term.bits * len(part), term.x0_mse, term.eps_mse))
                     bar.update()
                 bounds.append(collect(terms, prior_term(diffusion, x0)))
+    bound = Bound(*(torch.cat(part) for part in zip(*bounds, strict=True)))
+    if bound.bits.isnan().any():
+        raise DDPMError("the bound is not a number: the network's answers are not, or T is too small for its variance")
     dims = int(np.prod(levels.shape[1:]))
     picture = levels.shape[1] * crop.height * crop.width if crop else dims
-    return Likelihood(Bound(*(torch.cat(part) for part in zip(*bounds, strict=True))), parts, dims, picture)
+    return Likelihood(bound, parts, dims, picture)
 
 
 def _within(part: range, share: np.ndarray) -> Tensor:

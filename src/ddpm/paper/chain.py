@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm import samplers
+from ddpm.diffusion import Diffusion
 from ddpm.errors import UsageError
 from ddpm.noise import ImageNoise
 from ddpm.paper.subject import Subject
@@ -46,7 +47,7 @@ class Chain:
 
     def facts(self) -> dict[str, Any]:
         """For a figure's JSON."""
-        return {"sampler": "ancestral", "steps": len(self.steps), "variance": self._diffusion.variance}
+        return {"sampler": "ancestral", "steps": len(self.steps), "variance": self.diffusion.variance}
 
     @property
     def words(self) -> str:
@@ -55,7 +56,8 @@ class Chain:
         return "ancestral, all timesteps" if count == T else f"ancestral, {count:,} of {T:,} timesteps"
 
     @property
-    def _diffusion(self) -> Any:
+    def diffusion(self) -> Diffusion:
+        """The model's process, its variance made fit for few steps."""
         diffusion = self.subject.model.diffusion
         if diffusion.variance == "fixed_large" and len(self.steps) < self.subject.T:
             # With few steps beta leaves visible noise; the posterior's variance does not.
@@ -79,18 +81,13 @@ class Chain:
         left = self.steps[skipped:]
         # The noise of a step is that of its place in the whole chain, wherever a chain begins.
         states = samplers.ancestral(
-            self._diffusion, self.subject.model.network, x, left, noise=lambda k: noise(k + skipped)
+            self.diffusion, self.subject.model.network, x, left, noise=lambda k: noise(k + skipped)
         )
         for (t, _), state in zip(left, states, strict=True):
             assert state.x0 is not None
             yield Moment(t, x, state.x0)
             x = state.x
         yield Moment(0, x, x)
-
-    def finish(self, indices: Sequence[int], *, start: int, x: Tensor) -> Tensor:
-        """The samples that the chains from x at time `start` end in: x itself for start = 0."""
-        *_, last = self.run(indices, start=start, x=x)
-        return last.x
 
 
 def chain(subject: Subject, *, steps: int | None = None, quick: bool = False, at: Sequence[int] = ()) -> Chain:

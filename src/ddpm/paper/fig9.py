@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm import samplers
 from ddpm.errors import UsageError
-from ddpm.evaluate.nll import subset
 from ddpm.images import to_arrays, to_model
 from ddpm.likelihood import rmse_of_levels
-from ddpm.noise import ImageNoise, Purpose
+from ddpm.noise import Purpose, rng
 from ddpm.paper.chain import Chain, chain
 from ddpm.paper.made import Made
 from ddpm.paper.sheet import Cell, sheet
@@ -25,22 +25,29 @@ SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 LAMBDAS = tuple(n / 10 for n in range(11))
 
 
-def interpolate(walk: Chain, x0: Tensor, other: Tensor, t: int) -> Tensor:
-    """x-bar_0 for each lambda of LAMBDAS: noise both images, mix, and reverse.
+def interpolated(walk: Chain, x0: Tensor, other: Tensor, t: int) -> Tensor:
+    """x-bar_0 for each lambda of LAMBDAS, (11, C, H, W): noise both images, mix, and reverse.
 
-    x-bar_t = (1 - lambda) x_t + lambda x'_t with x_t ~ q(x_t | x_0) and x'_t likewise; one and the same noise for every
-    lambda and for the reverse steps, as in the paper, so that lambda alone varies along a row.
+    Both images get one and the same noise, and so do all lambdas and their reverse steps: along a row lambda alone
+    varies.
 
     Args:
         x0, other: (C, H, W) in [-1, 1].
         t: one of the chain's times; 0 mixes the pixels.
     """
-    subject = walk.subject
-    lambdas = torch.tensor(LAMBDAS, device=x0.device).view(-1, 1, 1, 1)
-    eps = ImageNoise(subject.seed, [0, 1], x0.shape, x0.device, purpose=Purpose.LIKELIHOOD)(0)
-    ends = subject.model.diffusion.q_sample(torch.stack([x0, other]), t, eps)
-    mixed = (1 - lambdas) * ends[0] + lambdas * ends[1]
-    return walk.finish([0] * len(mixed), start=t, x=mixed)
+    skipped, noise = walk.times.index(t), walk.noise([0])
+    states = samplers.interpolate(
+        walk.diffusion,
+        walk.subject.model.network,
+        x0[None],
+        other[None],
+        LAMBDAS,
+        walk.steps[skipped:],
+        eps=noise.start(),
+        noise=lambda k: noise(k + skipped),
+    )
+    *_, last = states
+    return last.x
 
 
 def make(
@@ -69,7 +76,7 @@ def draw_interpolations(
     split = subject.split()
     images = subject.images(split)
     pairs = max(pair for pair, _ in rows) + 1
-    index = _different(images.labels, subset(len(images), None), 2 * pairs, subject.seed)
+    index = _different(images.labels, rng(subject.seed, Purpose.SUBSET).permutation(len(images)), 2 * pairs)
     x0 = to_model(torch.from_numpy(images.take(index)).to(subject.model.device))
     crop = subject.model.data.crop
     cells: list[list[Cell]] = []
@@ -77,7 +84,7 @@ def draw_interpolations(
     with progress_bar("interpolating", len(rows), "row", show=True) as bar:
         for pair, t in rows:
             ends = x0[2 * pair : 2 * pair + 2]
-            results = interpolate(walk, ends[0], ends[1], t)
+            results = interpolated(walk, ends[0], ends[1], t)
             real, made = to_arrays(ends, crop), to_arrays(results, crop)
             cells.append([(real[0], ""), *((array, "") for array in made), (real[1], "")])
             errors = [float(rmse_of_levels((results[e] - ends[e]).square().mean())) for e in (0, -1)]
@@ -90,7 +97,8 @@ def draw_interpolations(
         rows=[f"pair {pair}\nt = {t}" if several else f"t = {t}" for pair, t in rows],
         columns=["source", "rec.", *(f"{x:.1f}" for x in LAMBDAS[1:-1]), "rec.", "source"],
         note=(
-            "rec.: the source itself, noised to t and reversed, nothing mixed in (lambda = 0 and 1). "
+            "rec.: the source itself, noised to t and reversed, nothing mixed in (lambda = 0 and 1). Both images get "
+            f"the same noise. "
             f"{subject.words}; {walk.words}"
         ),
         height=56,
@@ -111,9 +119,8 @@ def draw_interpolations(
     return finish(out, name, page, numbers, "\n".join(lines))
 
 
-def _different(labels: np.ndarray | None, order: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` images of a fixed draw, others for every seed; where there are labels, those of a pair differ."""
-    order = np.roll(order, -seed * count)
+def _different(labels: np.ndarray | None, order: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` images of `order`, passing over those that have the label of their pair's first."""
     chosen: list[int] = []
     for image in order.tolist():
         if len(chosen) == count:

@@ -48,6 +48,7 @@ class Subject:
             "checkpoint_sha256": model.sha256,
             "step": model.step,
             "weights": model.weights,
+            "precision": model.precision,
             "data": model.config.data.source,
             "seed": self.seed,
             **more,
@@ -72,7 +73,9 @@ def open_subject(
     data_root: str | None = None,
 ) -> Subject:
     """The model of a checkpoint, with what a figure says of it."""
-    return Subject(source, load(source, weights=weights, device=device), seed, data_root)
+    # In float32 wherever it runs, so that a figure is the same everywhere.
+    model = load(source, weights=weights, precision="float32", device=device)
+    return Subject(source, model, seed, data_root)
 
 
 def finish(out: Path, name: str, picture: np.ndarray, numbers: dict[str, Any], text: str) -> Made:
