@@ -57,9 +57,8 @@ def _run(options: argparse.Namespace) -> None:
     limit_memory(chosen)
     model = load(options.checkpoint, weights=options.weights, device=chosen)
     if not options.json:
-        print(
-            f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {describe(model.device)}"
-        )
+        device = describe(model.device)
+        print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {device}")
     figures = {"nll": _nll(model, options)}
     if options.json:
         print(json.dumps(figures))
