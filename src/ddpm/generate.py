@@ -182,7 +182,7 @@ def draw(
     x = noise.start().contiguous(memory_format=torch.channels_last)
     steps = _steps(diffusion, settings)
     own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
-    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip_of(settings), **own)
 
 
 def network_calls(model: Model, settings: SamplingSection) -> int:
@@ -194,7 +194,8 @@ def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
     return sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
 
 
-def _clip(settings: SamplingSection) -> Clip:
+def clip_of(settings: SamplingSection) -> Clip:
+    """How the settings keep an estimate of x_0 in range."""
     if settings.clip == "dynamic":
         return Dynamic() if settings.clip_quantile is None else Dynamic(settings.clip_quantile)
     return settings.clip
@@ -241,8 +242,8 @@ def sample_to_folder(
 
     Memory does not grow with `count`. Raises UsageError if the folder holds a set with other settings.
     """
-    identity = _identity(model, settings)
-    _claim(folder, identity)
+    identity = identity_of(model, settings)
+    claim(folder, identity)
     wanted = range(start, start + count)
     missing = [i for i in wanted if not _png(folder, i).exists()]
     made = len(missing)
@@ -265,11 +266,15 @@ def sample_to_folder(
 
 def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
     """`folder`, or the first of `folder-2`, `folder-3`, ... that no set with other settings occupies."""
-    identity = _identity(model, settings)
+    return unclaimed(folder, identity_of(model, settings))
+
+
+def unclaimed(folder: Path, identity: dict[str, Any]) -> Path:
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that no set of another identity occupies."""
     return next(f for f in numbered(folder) if _settings_of(f) in (None, identity))
 
 
-def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
+def identity_of(model: Model, settings: SamplingSection) -> dict[str, Any]:
     """All that decides what image number i looks like."""
     return {
         "checkpoint_sha256": model.sha256,
@@ -292,7 +297,8 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write settings.json into `folder`. Raises UsageError if it holds pictures made with other settings."""
     found = _settings_of(folder)
     if found is None:
         write_json(folder / "settings.json", identity)
