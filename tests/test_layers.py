@@ -26,10 +26,10 @@ FLOORS = [
         "progress",
         "ops",
     },
-    {"diffusion", "unet", "ema", "timesteps"},
+    {"conditioning", "diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},
-    {"training_loop", "generate", "cost", "speed", "evaluate", "paper"},
+    {"training_loop", "classes", "generate", "cost", "speed", "evaluate", "paper"},
     {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
