@@ -6,6 +6,7 @@ neighbour measures are of the papers named. Everything is float64.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -72,10 +73,13 @@ def inception_score(probabilities: np.ndarray) -> float:
     """exp of the mean KL(p(y | x) || p(y)) of class probabilities, (N, K), in one split (arXiv 1606.03498)."""
     from torchmetrics.image.inception import InceptionScore
 
-    metric = InceptionScore(nn.Identity(), splits=1)
-    metric.set_dtype(torch.float64)
-    metric.update(_tensor(probabilities).clamp(min=1e-300).log())
-    with torch.random.fork_rng(devices=[]):  # torchmetrics shuffles; one split does not depend on it
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        # That it keeps all features, which are there already, and knows no spread of one split. It shuffles; one split
+        # does not depend on it.
+        warnings.simplefilter("ignore")
+        metric = InceptionScore(nn.Identity(), splits=1)
+        metric.set_dtype(torch.float64)
+        metric.update(_tensor(probabilities).clamp(min=1e-300).log())
         return float(metric.compute()[0])
 
 
