@@ -87,7 +87,8 @@ def _run(options: argparse.Namespace) -> None:
         columns=["before", "rec.", *(f"{x:.2g}" for x in lambdas[1:-1]), "rec.", "before"],
         note=(
             f"{options.checkpoint.name}, {len(editor.steps)} ancestral steps; rec.: a picture noised to t and "
-            "denoised, with nothing mixed in; numbers: share of the picture on the right. Both pictures get the same noise"
+            "denoised, with nothing mixed in; numbers: share of the picture on the right. "
+            "Both pictures get the same noise"
         ),
     )
     save_png(folder / "grid.png", page)

@@ -97,7 +97,7 @@ def announce(options: argparse.Namespace, editor: Editor, pictures: Sequence[Giv
     print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {where}")
     for picture in pictures:
         print(f"picture    {picture.path}: {picture.done}")
-    print(f"{options.name:11}{what}, variance {editor.diffusion.variance}, seed {editor.settings.seed}")
+    print(f"sampling   {what}, variance {editor.diffusion.variance}, seed {editor.settings.seed}")
 
 
 def report(
