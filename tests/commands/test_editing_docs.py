@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.S)
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = tiny(diffusion__timesteps=110, sampling__steps=None, training__steps=1)
+    config = tiny(diffusion__timesteps=50, sampling__steps=None, training__steps=1)
     done = train(config, tmp_path / "run", progress=False)
     for name in ("three", "eight", "mask"):
         save_png(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8)[..., None] * 255)
