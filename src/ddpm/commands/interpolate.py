@@ -12,6 +12,7 @@ from ddpm.commands.pictures import (
     add_shared,
     announce,
     folder_for,
+    open_editor,
     open_model,
     read_pictures,
     report,
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
 
     model = open_model(options)
     pictures = read_pictures(options.pictures, model)
-    editor = edits.editor(model, pictures, steps=options.steps, seed=options.seed, batch_size=options.batch_size)
+    editor = open_editor(options, model, pictures, options.steps)
     times = [editor.time(strength) for strength in options.strength]
     at = ", ".join(map(str, times))
     if len(set(times)) < len(times):
