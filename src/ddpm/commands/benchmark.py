@@ -114,6 +114,7 @@ def _run(options: argparse.Namespace) -> None:
     chosen = {work: best(found) for work, found in measured.items()}
     at_config = min(measured["train"], key=lambda r: abs(r.batch - config.training.batch_size))
     calls = config.sampling.steps or config.diffusion.timesteps
+    calls *= 2 if config.sampling.guided else 1  # one call of twice the images
     estimate = {
         "train_s": None if cost.images is None else cost.images / at_config.images_per_s,
         "sample_64_s": 64 * calls / chosen["sample"].images_per_s,
