@@ -93,10 +93,9 @@ class Mixed(nn.Module):
     def _pooled(self, x: Tensor) -> Tensor:
         if self._pool == "halve":
             return F.max_pool2d(x, 3, 2)
-        if self._pool == "max":
-            y = F.max_pool2d(x, 3, 1, 1)
-        else:
-            y = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)  # TensorFlow averages what lies inside alone
+        # TensorFlow averages over what lies inside alone.
+        mean = self._pool == "mean"
+        y = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) if mean else F.max_pool2d(x, 3, 1, 1)
         assert self.branch_pool is not None
         return self.branch_pool(y)  # type: ignore[no-any-return]
 
