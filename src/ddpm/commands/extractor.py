@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     train = actions.add_parser("train", help="train one on MNIST (a few minutes on two CPU cores)")
     train.add_argument("--data-root", metavar="DIR", help="where MNIST lies (default: DDPM_DATA_ROOT, else a download)")
     train.add_argument("--out", type=Path, default=Path("digits.safetensors"), metavar="FILE")
-    train.add_argument("--epochs", type=positive, metavar="N", help="default 6")
+    train.add_argument("--epochs", type=positive, metavar="N", help="default 4")
     train.add_argument("--seed", type=natural, metavar="S", help="of weights, order and shifts (default 0)")
     train.add_argument("--json", action="store_true", help="print as JSON")
     add_device(train)

@@ -23,7 +23,7 @@ RECIPE = (
 
 
 class Recipe(NamedTuple):
-    epochs: int = 6
+    epochs: int = 4
     batch_size: int = 128
     learning_rate: float = 4e-3
     shift: int = 2
