@@ -209,8 +209,13 @@ def test_weights_must_fit() -> None:
         load_weights(network, weights, "here")
 
 
-def test_bfloat16_trains_and_keeps_float32_weights(digits: ImageSet) -> None:
-    config = tiny(training__precision="bfloat16", training__steps=3)
+@pytest.mark.parametrize(
+    "objective",
+    [{}, {"training__loss": "bound"}, {"training__loss": "hybrid", "diffusion__variance": "learned_range"}],
+    ids=["simple", "bound", "hybrid"],
+)
+def test_bfloat16_trains_and_keeps_float32_weights(digits: ImageSet, objective: dict[str, str]) -> None:
+    config = tiny(training__precision="bfloat16", training__steps=3, **objective)
     state = new_state(config, device=CPU)
     for step in training_steps(config, state, digits):
         assert torch.isfinite(step.loss)

@@ -34,6 +34,8 @@ from ddpm.errors import ConfigError
 _tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -147,6 +149,8 @@ class NetworkSection(Section):
     """Epsilon of the group normalisation."""
     outer_bias: bool = True
     """Whether the first and the last convolution have a bias."""
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """Classes that the network is told, as many as the data have (empty: none, unconditional)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSection:
@@ -183,6 +187,8 @@ class TrainingSection(Section):
     """The cap of min_snr (default 5)."""
     timesteps: Literal["uniform", "importance"] = "uniform"
     """How t is drawn: uniformly, or in proportion to its latest losses, with weights that make up for it."""
+    label_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the images whose class is withheld, by which the network learns to predict without one (default 0.1)."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Adam's step size after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -244,6 +250,10 @@ class TrainingSection(Section):
         return self
 
 
+ABOUT_CLASSES = ("classes", "guidance", "guidance_interval")
+"""Settings of sampling that belong to class-conditional networks."""
+
+
 class SamplingSection(Section):
     sampler: SamplerName = "ancestral"
     """The solver: ancestral is Algorithm 2 of the paper; docs/samplers.md describes each."""
@@ -263,6 +273,13 @@ class SamplingSection(Section):
     scaled to 1 (dynamic)."""
     clip_quantile: Annotated[float, Field(gt=0, le=1)] | None = None
     """The quantile of clip: dynamic (empty: 0.995)."""
+    classes: Annotated[tuple[Natural, ...], _tuple, Field(min_length=1)] | Literal["all", "none"] | None = None
+    """Classes that the images have in turn, by number: image i has the class i mod their number. Empty or all: every
+    class in turn; none: drawn unconditionally."""
+    guidance: Annotated[float, Field(gt=0)] | None = None
+    """Scale of classifier-free guidance: 1 (empty) is off, more is truer to the class and less varied."""
+    guidance_interval: Annotated[tuple[Fraction, Fraction], _tuple] | None = None
+    """[low, high]: guided only where low < t / T <= high (empty: [0, 1], everywhere)."""
     batch_size: PositiveInt = 64
     """Images sampled at a time; the images do not depend on it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -291,7 +308,22 @@ class SamplingSection(Section):
                 f"clip_quantile: {self.clip_quantile} has no effect with clip: {str(self.clip).lower()}. "
                 "Set clip: dynamic, or remove it"
             )
+        if self.guided and self.classes == "none":
+            raise ValueError(f"guidance: {self.guidance} has no effect with classes: none. Remove one of them")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not self.guided:
+                raise ValueError(
+                    f"guidance_interval: [{low}, {high}] has no effect without guidance. Set guidance, or remove it"
+                )
+            if low >= high:
+                raise ValueError(f"guidance_interval: [{low}, {high}] is empty; expected [low, high] with low < high")
         return self
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance changes the predictions."""
+        return self.guidance not in (None, 1)
 
 
 class Config(Section):
@@ -315,6 +347,7 @@ class Config(Section):
                 "Use another spacing"
             )
         self._check_objective()
+        self._check_classes()
         network = self.network
         factor = network.patch * 2 ** (len(network.multipliers) - 1)
         bad = [side for side in self.data.size if side % factor]
@@ -363,6 +396,22 @@ class Config(Section):
                 f"sampling.steps: {sampling.steps}: diffusion.variance: learned is learned for t -> t-1 and says "
                 f"nothing of longer steps. Leave sampling.steps empty (all {diffusion.timesteps}), or use "
                 "diffusion.variance: learned_range"
+            )
+
+    def _check_classes(self) -> None:
+        """Refuse what needs classes where the network has none, and classes that it has not."""
+        count, sampling = self.network.classes, self.sampling
+        given = {"training.label_dropout": self.training.label_dropout}
+        given |= {f"sampling.{key}": getattr(sampling, key) for key in ABOUT_CLASSES}
+        for key, value in given.items():
+            if count is None and value is not None:
+                raise ValueError(
+                    f"{key}: {value} has no effect on an unconditional network. Set network.classes to the number of "
+                    "classes in the data, or remove it"
+                )
+        if count is not None and isinstance(sampling.classes, tuple) and max(sampling.classes) >= count:
+            raise ValueError(
+                f"sampling.classes: {max(sampling.classes)} is no class: network.classes: {count} has 0 to {count - 1}"
             )
 
     @field_validator("*", mode="before")
@@ -571,10 +620,10 @@ def _nearest(parts: list[str]) -> str:
         return f" Did you mean {near[0]}?" if near else f" Allowed: {', '.join(Config.model_fields)}"
     section, name = parts[0], parts[-1]
     here = _sections_of(section)
-    near = difflib.get_close_matches(name, here, n=1)
+    elsewhere = {key: s for s in Config.model_fields for key in _sections_of(s)}
+    near = [] if name in elsewhere else difflib.get_close_matches(name, here, n=1)
     if near:
         return f" Did you mean {section}.{near[0]}?"
-    elsewhere = {key: s for s in Config.model_fields for key in _sections_of(s)}
     near = difflib.get_close_matches(name, list(elsewhere), n=1)
     if near:
         return f" Did you mean {elsewhere[near[0]]}.{near[0]}?"

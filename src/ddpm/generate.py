@@ -17,7 +17,9 @@ from torch import Tensor
 from ddpm import checkpoint, samplers
 from ddpm.checkpoint import DataFacts
 from ddpm.choices import EFFECTIVE, PARTICULAR
-from ddpm.config import Config, SamplingSection
+from ddpm.classes import class_numbers, condition, grid_count, page
+from ddpm.conditioning import LabelledNet
+from ddpm.config import ABOUT_CLASSES, Config, SamplingSection
 from ddpm.device import Precision, autocast, batch_fits, choose_device, choose_precision
 from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
 from ddpm.errors import DDPMError, UsageError
@@ -32,8 +34,6 @@ from ddpm.unet import UNet
 
 Weights = Literal["ema", "raw"]
 
-GRID_LIMIT = 64
-"""Pictures in grid.png."""
 GIF_LIMIT = 16
 """Pictures in the GIF; noise does not compress, so that it stays at a few megabytes."""
 GIF_FRAMES = 40
@@ -50,7 +50,8 @@ class Model:
     weights: Weights
     precision: Precision
     """What the network computes in."""
-    network: Net
+    network: LabelledNet
+    """Without labels, and where it has no classes, a plain net; see `classes.condition`."""
     diffusion: Diffusion
     device: torch.device
     sha256: str
@@ -95,7 +96,7 @@ def load(
     )
 
 
-def frozen(network: UNet, precision: Precision, device: torch.device) -> Net:
+def frozen(network: UNet, precision: Precision, device: torch.device) -> LabelledNet:
     """The network made ready to be called only: no gradients, weights laid out and cast once; changed in place.
 
     Its answers are float32 whatever it computes in.
@@ -110,9 +111,9 @@ def frozen(network: UNet, precision: Precision, device: torch.device) -> Net:
     if precision == "float32":
         return network
 
-    def call(x_t: Tensor, t: Tensor) -> Tensor:
+    def call(x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         with autocast(precision, device):
-            return network(x_t, t).float()  # type: ignore[no-any-return]
+            return network(x_t, t, labels).float()  # type: ignore[no-any-return]
 
     return call
 
@@ -126,7 +127,8 @@ def file_sha256(path: Path) -> str:
 def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     """The checkpoint's sampling settings with `changes` (None: as they are).
 
-    With another sampler, or clip, those of the checkpoint's settings that belong to its own are left behind.
+    With another sampler, clip, guidance or classes: none, those of the checkpoint's settings that belong to its own
+    are left behind. A class may be given by name or number, several as a list; a name comes before a number.
     Raises UsageError for an unknown, idle or impossible setting.
     """
     from pydantic import ValidationError
@@ -138,6 +140,7 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
             values[key] = None
     if values["clip"] != "dynamic" and "clip_quantile" not in changes:
         values["clip_quantile"] = None
+    _settle_classes(model, values, changes)
     try:
         settings = SamplingSection.model_validate(values)
     except ValidationError as error:
@@ -164,9 +167,28 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     return settings
 
 
+def _settle_classes(model: Model, values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change the settings about classes in `values`: names to numbers, and none that has no effect."""
+    if model.config.network.classes is None:
+        if idle := [key for key in ABOUT_CLASSES if key in changes]:
+            raise UsageError(
+                f"{idle[0]}: {changes[idle[0]]} has no effect: this model was trained without classes "
+                "(network.classes is empty). Leave it out"
+            )
+        return
+    values["classes"] = class_numbers(values["classes"], model.data.class_names)
+    if values["classes"] == "none" and "guidance" not in changes:
+        values["guidance"] = None
+    if values["guidance"] in (None, 1) and "guidance_interval" not in changes:
+        values["guidance_interval"] = None
+    if isinstance(values["guidance_interval"], list):
+        values["guidance_interval"] = tuple(values["guidance_interval"])
+
+
 def states(model: Model, indices: Sequence[int], settings: SamplingSection) -> Iterator[samplers.State]:
     """The sampler's states for the images numbered `indices`, in [-1, 1] and with any padding."""
-    return draw(model.diffusion, model.network, model.config, indices, settings, model.device)
+    net = condition(model.network, model.config, indices, settings, model.device)
+    return draw(model.diffusion, net, model.config, indices, settings, model.device)
 
 
 def draw(
@@ -177,12 +199,12 @@ def draw(
     settings: SamplingSection,
     device: torch.device,
 ) -> Iterator[samplers.State]:
-    """`states` of any network for the images that `config` describes."""
+    """`states` of any net for the images that `config` describes; see `classes.condition` for one with classes."""
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
     steps = _steps(diffusion, settings)
     own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
-    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip_of(settings), **own)
 
 
 def network_calls(model: Model, settings: SamplingSection) -> int:
@@ -194,7 +216,8 @@ def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
     return sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
 
 
-def _clip(settings: SamplingSection) -> Clip:
+def clip_of(settings: SamplingSection) -> Clip:
+    """How the settings keep an estimate of x_0 in range."""
     if settings.clip == "dynamic":
         return Dynamic() if settings.clip_quantile is None else Dynamic(settings.clip_quantile)
     return settings.clip
@@ -205,7 +228,9 @@ def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = Fa
 
     Args:
         changes: settings that differ from the checkpoint's (see `config.SamplingSection`): sampler, steps,
-            spacing, eta, order, churn, clip, clip_quantile, seed, batch_size.
+            spacing, eta, order, churn, clip, clip_quantile, classes, guidance, guidance_interval, seed, batch_size.
+            Image i has the class i mod the number of `classes`, for example 3, "cat", [0, 1], "all" (as when left
+            out) or "none".
         progress: show a bar.
 
     Returns:
@@ -241,13 +266,13 @@ def sample_to_folder(
 
     Memory does not grow with `count`. Raises UsageError if the folder holds a set with other settings.
     """
-    identity = _identity(model, settings)
-    _claim(folder, identity)
+    identity = identity_of(model, settings)
+    claim(folder, identity)
     wanted = range(start, start + count)
     missing = [i for i in wanted if not _png(folder, i).exists()]
     made = len(missing)
     gif_path = folder / "reverse-process.gif" if gif else None
-    shown = list(wanted[:GRID_LIMIT])
+    shown = list(wanted[: grid_count(model.config)])
     if gif_path and not gif_path.exists():
         filmed = shown[: min(GIF_LIMIT, settings.batch_size)]
         frames: list[np.ndarray] = []
@@ -258,18 +283,23 @@ def sample_to_folder(
         missing = [i for i in missing if i not in set(filmed)]
     for i, array in _sample_all(model, missing, settings, progress=progress):
         save_png(_png(folder, i), array)
-    save_png(folder / "grid.png", grid(np.stack([read_png(_png(folder, i)) for i in shown])))
+    pictures = np.stack([read_png(_png(folder, i)) for i in shown])
+    save_png(folder / "grid.png", page(pictures, shown, model.config, settings))
     _write_npz(folder / "samples.npz", (read_png(_png(folder, i)) for i in wanted), count)
     return SampleSet(folder, count, made, gif_path)
 
 
 def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
     """`folder`, or the first of `folder-2`, `folder-3`, ... that no set with other settings occupies."""
-    identity = _identity(model, settings)
+    return unclaimed(folder, identity_of(model, settings))
+
+
+def unclaimed(folder: Path, identity: dict[str, Any]) -> Path:
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that no set of another identity occupies."""
     return next(f for f in numbered(folder) if _settings_of(f) in (None, identity))
 
 
-def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
+def identity_of(model: Model, settings: SamplingSection) -> dict[str, Any]:
     """All that decides what image number i looks like."""
     return {
         "checkpoint_sha256": model.sha256,
@@ -277,7 +307,7 @@ def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
         "weights": model.weights,
         "precision": model.precision,
         "steps": settings.steps,
-        **settings.model_dump(exclude={"batch_size", "steps"}, exclude_none=True),
+        **settings.model_dump(mode="json", exclude={"batch_size", "steps"}, exclude_none=True),
     }
 
 
@@ -292,7 +322,8 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write settings.json into `folder`. Raises UsageError if it holds pictures made with other settings."""
     found = _settings_of(folder)
     if found is None:
         write_json(folder / "settings.json", identity)

@@ -50,6 +50,13 @@ def to_arrays(x: Tensor, crop: Crop | None = None) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def unpacked(levels: np.ndarray, crop: Crop | None = None) -> np.ndarray:
+    """Packed uint8 (N, C, H, W) -> (N, H, W, C), padding cropped off; a view."""
+    if crop:
+        levels = levels[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return levels.transpose(0, 2, 3, 1)
+
+
 def to_picture(array: np.ndarray) -> Image:
     """uint8 (H, W, C) with 1 or 3 channels -> a Pillow image."""
     from PIL import Image

@@ -35,7 +35,7 @@ class Purpose(IntEnum):
     LIKELIHOOD = 20
     LIKELIHOOD_TIME = 21
     SUBSET = 22
-    EXTRACTOR = 23
+    LABEL = 30
 
 
 def _key(seed: int, purpose: Purpose, indices: Sequence[int]) -> np.random.SeedSequence:

@@ -16,13 +16,13 @@ import torch
 
 from ddpm import checkpoint, data, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
+from ddpm.classes import condition, page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
 from ddpm.device import autocast, choose_device, describe, is_out_of_memory
-from ddpm.diffusion import Net
 from ddpm.errors import ConfigError, DDPMError, DivergedError
 from ddpm.files import numbered, write_text
 from ddpm.generate import draw
-from ddpm.images import grid, save_png, to_arrays
+from ddpm.images import save_png, to_arrays
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
 from ddpm.ops.select import choose_kernels
@@ -135,6 +135,7 @@ class _Run:
         self.folder, self.device, self.progress = folder, device, progress
         self.images = data.load(config.data, "train", progress=progress)
         self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
+        training_loop.check_classes(config, self.images)
         self.facts = DataFacts(len(self.images), self.images.fingerprint, self.images.class_names, self.images.crop)
         self.total = training_loop.total_steps(config, len(self.images))
         self.decay_from_total = config.training.decay != "constant" and config.training.decay_steps is None
@@ -255,7 +256,8 @@ class _Run:
         )
 
     def _preview(self, state: TrainingState, tracker: Tracker) -> None:
-        array = grid(preview(self.config, state, self.facts))
+        numbers = range(self.config.training.preview_samples)
+        array = page(preview(self.config, state, self.facts), numbers, self.config, self.config.sampling)
         save_png(self.folder / "samples" / f"step-{state.step}.png", array)
         tracker.picture(state.step, "preview", array)
         if self.held_out is not None:
@@ -294,7 +296,8 @@ class _Run:
             kernels = f"{state.kernels} kernels"
         compiled = ", compiled (the first step takes a minute)" if state.compiled else ""
         self._say(f"device     {describe(state.device)}, {state.precision}, {kernels}{compiled}")
-        self._say(f"network    {parameters:,} parameters")
+        told = f", told {config.network.classes} classes" if config.network.classes else ""
+        self._say(f"network    {parameters:,} parameters{told}")
         self._say(f"data       {shape.source}: {len(self.images):,} images{held}, {h}x{w}, {shape.channels} channel(s)")
         self._say(f"run        {self.folder}")
         self._say(f"ends at    step {self.total:,} ({epochs:.1f} epochs); now at {state.step:,}")
@@ -310,15 +313,15 @@ def _with_training(config: Config, **changes: Any) -> Config:
 @torch.no_grad()
 def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
     """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
-    diffusion = training_loop.build_diffusion(config)
-    net: Net = state.ema
+    diffusion, numbers = training_loop.build_diffusion(config), range(config.training.preview_samples)
+    net = condition(state.ema, config, numbers, config.sampling, state.device)
     if diffusion.variance != "learned_range":
         # With few steps beta leaves visible noise, and a variance learned for t -> t-1 says nothing of them.
         diffusion, net = diffusion.with_posterior_variance(net)
     steps = min(config.training.preview_steps, diffusion.schedule.T)
     settings = config.sampling.model_copy(update={"steps": steps})
     with autocast(state.precision, state.device):
-        *_, last = draw(diffusion, net, config, range(config.training.preview_samples), settings, state.device)
+        *_, last = draw(diffusion, net, config, numbers, settings, state.device)
     return to_arrays(last.x, facts.crop)
 
 

@@ -57,7 +57,9 @@ def random_pictures(config: Config, count: int = 4096) -> ImageSet:
     """Pictures of noise: speed does not depend on what they show."""
     shape = (count, config.data.channels, *config.data.size)
     packed = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return ImageSet(packed, None, None, (), None, "random", ScanReport(count))
+    classes = config.network.classes
+    labels = None if classes is None else np.arange(count) % classes
+    return ImageSet(packed, None, labels, tuple(map(str, range(classes or 0))), None, "random", ScanReport(count))
 
 
 def peak_gflops(precision: Precision, device: torch.device, *, seconds: float = 1.0) -> float:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ddpm import checkpoint, ema, timesteps
+from ddpm.conditioning import NO_CLASS, Conditional, dropped
 from ddpm.config import Config
 from ddpm.data import Batch, ImageSet, ahead, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
-from ddpm.diffusion import Diffusion
-from ddpm.errors import CheckpointError
+from ddpm.diffusion import Diffusion, Net
+from ddpm.errors import CheckpointError, ConfigError
 from ddpm.images import to_model
 from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, rng, torch_seed
@@ -184,6 +185,24 @@ def _compile_pays(config: Config, device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None and (steps is None or steps >= 1000)
 
 
+def check_classes(config: Config, images: ImageSet) -> None:
+    """Refuse data whose classes are not the network's. Raises ConfigError."""
+    classes, found = config.network.classes, len(images.class_names)
+    if classes is None:
+        return
+    if images.labels is None:
+        raise ConfigError(
+            f"network.classes: {classes}, but the images of data.source: {config.data.source} have no labels. Sort "
+            "them into one sub-folder a class, with none beside the folders, or remove network.classes"
+        )
+    if classes != found:
+        names = ", ".join(images.class_names[:12]) + (", ..." if found > 12 else "")
+        raise ConfigError(
+            f"network.classes: {classes}, but data.source: {config.data.source} has {found} classes ({names}). "
+            f"Set network.classes: {found}"
+        )
+
+
 def total_steps(config: Config, count: int) -> int:
     """The optimiser steps of a run over `count` training images."""
     training = config.training
@@ -213,6 +232,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
 
     Stopping the iteration at any point leaves a whole state: the one after the last record.
     """
+    check_classes(config, images)
     diffusion, objective = build_diffusion(config), build_objective(config)
     training, total = config.training, total_steps(config, len(images))
     inputs = _inputs(config, state, images, diffusion.schedule.T)
@@ -250,6 +270,8 @@ class Inputs(NamedTuple):
     """(B, C, H, W) float32."""
     weight: Tensor
     """(B,) float32: of each image's loss, for the way its t was drawn."""
+    labels: Tensor
+    """(B,) int64: the class that the network is told, NO_CLASS where it is told none."""
 
 
 def _inputs(config: Config, state: TrainingState, images: ImageSet, T: int) -> Iterator[Inputs]:
@@ -272,7 +294,19 @@ def draw_inputs(config: Config, batch: Batch, step: int, T: int, history: LossHi
     else:
         t, weight = timesteps.importance(source, count, history.probabilities())
     eps = normal(rng(seed, Purpose.NOISE, step), levels.shape)
-    return Inputs(levels, t, eps, weight)
+    labels, share = _labels(batch.labels, count), config.training.label_dropout
+    if config.network.classes is not None:
+        labels = dropped(labels, 0.1 if share is None else share, rng(seed, Purpose.LABEL, step))
+    return Inputs(levels, t, eps, weight, labels)
+
+
+def _labels(labels: np.ndarray | None, count: int) -> Tensor:
+    return torch.full((count,), NO_CLASS) if labels is None else torch.from_numpy(labels)
+
+
+def _told(config: Config, network: UNet, labels: Tensor) -> Net:
+    """The network as a net for images of these classes, if it knows any."""
+    return network if config.network.classes is None else Conditional(network, labels)
 
 
 def _accumulate_gradients(
@@ -283,14 +317,14 @@ def _accumulate_gradients(
     parts = training.accumulation
     total = torch.zeros((), device=device)
     losses = []
-    for part, (levels, t, eps, weight) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
+    for part, (levels, t, eps, weight, labels) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             for x in (to_model(levels.to(device, non_blocking=True)), eps)
         )
         key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
         with _dropout_keyed(key, config, device), autocast(state.precision, device):
-            each = objective(diffusion, state.network, x0, t.to(device), eps)
+            each = objective(diffusion, _told(config, state.network, labels.to(device)), x0, t.to(device), eps)
             loss = (weight.to(device) * each).mean() / parts
         state.scaler.scale(loss).backward()
         total += loss.detach()
@@ -313,19 +347,22 @@ def _dropout_keyed(key: int, config: Config, device: torch.device) -> Iterator[N
 def validation_loss(config: Config, state: TrainingState, images: ImageSet, *, limit: int = 1024) -> float:
     """Mean L_simple of the EMA weights over (at most `limit`) held-out images, whatever loss is minimised.
 
-    It compares runs of the same prediction, unweighted. Each image has its own fixed t and eps, so that two
-    checkpoints are compared on the same task.
+    A network with classes is told each image's. It compares runs of the same prediction, unweighted. Each image has
+    its own fixed t and eps, so that two checkpoints are compared on the same task.
     """
     diffusion, count, size = build_diffusion(config), min(limit, len(images)), config.training.batch_size
     total = 0.0
     for start in range(0, count, size):
-        levels = torch.from_numpy(images.take(np.arange(start, min(start + size, count))))
+        indices = np.arange(start, min(start + size, count))
+        levels = torch.from_numpy(images.take(indices))
+        labels = _labels(None if images.labels is None else images.labels[indices], len(indices))
+        net = _told(config, state.ema, labels.to(state.device))
         # Stratified: image i of n has its t in the i-th of n equal parts of 1..T.
         place = (torch.arange(start, start + len(levels)) + 0.5) / count
         t = (place * diffusion.schedule.T).long() + 1
         eps = normal(rng(0, Purpose.VALIDATION, start // size), levels.shape)
         x0 = to_model(levels.to(state.device))
         with autocast(state.precision, state.device):
-            each = simple(diffusion, state.ema, x0, t.to(state.device), eps.to(state.device))
+            each = simple(diffusion, net, x0, t.to(state.device), eps.to(state.device))
         total += float(each.sum())
     return total / count

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm.conditioning import NO_CLASS
 from ddpm.ops import Operations
 from ddpm.ops.plain import PLAIN
 
@@ -204,10 +205,11 @@ class UNet(nn.Module):
         norm_groups: int = 32,
         norm_eps: float = 1e-6,
         outer_bias: bool = True,
+        classes: int | None = None,
     ):
         super().__init__()
-        if min(in_channels, out_channels, channels, *multipliers, blocks, heads, patch) < 1:
-            raise ValueError("channels, multipliers, blocks, heads and patch are at least 1")
+        if min(in_channels, out_channels, channels, *multipliers, blocks, heads, patch, classes or 1) < 1:
+            raise ValueError("channels, multipliers, blocks, heads, patch and classes are at least 1")
         _one_of("time", time, Time)
         _one_of("resample", resample, Resample)
         _one_of("padding", padding, Padding)
@@ -232,6 +234,7 @@ class UNet(nn.Module):
             return [block(into, widths[level], sides[level] in attention) for into in intos]
 
         self.time_mlp = nn.Sequential(nn.Linear(channels, features), nn.SiLU(), nn.Linear(features, features))
+        self.class_embedding = None if classes is None else nn.Embedding(1 + classes, features)  # row 0: no class
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1, bias=outer_bias)
 
         width, kept = channels, [channels]  # of the current map; of those kept for the way up
@@ -266,12 +269,13 @@ class UNet(nn.Module):
                 module.operations = operations  # type: ignore[assignment]
         return self
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Predict at time t.
 
         Args:
             x_t: (B, in_channels, H, W).
             t: (B,), on the paper's clock 1..T, integer or fractional.
+            labels: (B,) int64, 0..classes-1 or NO_CLASS; None: NO_CLASS for all. Only for a network with classes.
 
         Returns:
             (B, out_channels, H, W).
@@ -281,7 +285,13 @@ class UNet(nn.Module):
             raise ValueError(f"t has the shape {tuple(t.shape)}: one time for each of {x_t.shape[0]} images is needed")
         # Published weights count time from 0, where 0 is one step of noise: the only shift of the clock.
         position = timestep_embedding(t - 1, self.channels, self.embedding)
-        emb = F.silu(self.time_mlp(position.to(x_t.dtype)))
+        emb = self.time_mlp(position.to(x_t.dtype))
+        if self.class_embedding is not None:
+            labels = torch.full(t.shape, NO_CLASS, device=t.device) if labels is None else labels
+            emb = emb + self.class_embedding(labels - NO_CLASS)
+        elif labels is not None:
+            raise ValueError("labels have no effect on a network without classes")
+        emb = F.silu(emb)
         kept = [self.conv_in(F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t)]
         for level in self.down:
             kept += level(kept[-1], emb)

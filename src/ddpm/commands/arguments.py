@@ -59,6 +59,21 @@ def number(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """Type of an argument that is a finite number above 0."""
+    if not (value := number(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return value
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Type of an argument LO,HI: two numbers."""
+    low, comma, high = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LO,HI, for example 0.2,0.8")
+    return number(low), number(high)
+
+
 def shown(value: Any) -> str:
     """A setting or fact as a table prints it."""
     return "-" if value is None else str(value)

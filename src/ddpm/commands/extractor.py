@@ -1,67 +1,55 @@
-"""`ddpm extractor train|info`: the small digit classifier in whose features samples are compared."""
+"""`ddpm extractor train` and `ddpm extractor info`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from ddpm.commands.arguments import Commands, add_device, natural, positive
-
-NEEDED = 0.99
-"""Accuracy on the test images below which an extractor is not to be trusted."""
+from ddpm.commands.arguments import Commands, natural, positive
 
 
 def add(commands: Commands) -> None:
-    extractor = commands.add_parser("extractor", help="the digit extractor that distances are measured with")
+    extractor = commands.add_parser("extractor", help="the classifier whose features judge digit samples")
     actions = extractor.add_subparsers(metavar="ACTION", required=True)
-    train = actions.add_parser("train", help="train one on MNIST (a few minutes on two CPU cores)")
-    train.add_argument("--data-root", metavar="DIR", help="where MNIST lies (default: DDPM_DATA_ROOT, else a download)")
+    train = actions.add_parser("train", help="train it on MNIST: minutes on two CPU cores")
     train.add_argument("--out", type=Path, default=Path("digits.safetensors"), metavar="FILE")
-    train.add_argument("--epochs", type=positive, metavar="N", help="default 4")
-    train.add_argument("--seed", type=natural, metavar="S", help="of weights, order and shifts (default 0)")
-    train.add_argument("--json", action="store_true", help="print as JSON")
-    add_device(train)
+    train.add_argument("--data-root", metavar="DIR", help="where MNIST lies (default: DDPM_DATA_ROOT, else a download)")
+    train.add_argument("--epochs", type=positive, default=5, metavar="N", help="passes over the images (default 5)")
+    train.add_argument("--seed", type=natural, default=0, metavar="S")
     train.set_defaults(command=_train)
-    info = actions.add_parser("info", help="recipe, test accuracy and hash of one")
-    info.add_argument("file", nargs="?", type=Path, metavar="FILE", help="default: the one that ships with ddpm")
+    info = actions.add_parser("info", help="what the shipped extractor, or a file of weights, is")
+    info.add_argument("file", type=Path, nargs="?", metavar="FILE")
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(command=_info)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ddpm.device import choose_device, limit_memory
-    from ddpm.evaluate.extractors import digits, training
+    from ddpm.evaluate.extractor_training import train_extractor
 
-    device = choose_device(options.device)
-    limit_memory(device)
-    changes = {"epochs": options.epochs, "seed": options.seed}
-    recipe = training.Recipe(**{key: value for key, value in changes.items() if value is not None})
-    quiet = options.json
-    images, test = (training.mnist(s, options.data_root, progress=not quiet) for s in ("train", "test"))
-    network, facts = training.train(images, test, recipe, device, progress=not quiet)
-    digits.save(options.out, network, facts)
-    _show(options.out, as_json=quiet)
+    made = train_extractor(options.out, root=options.data_root, epochs=options.epochs, seed=options.seed)
+    print(f"written    {made.path}, SHA-256 {made.sha256}")
+    print(f"accuracy   {made.accuracy:.2%} of MNIST's test images")
 
 
 def _info(options: argparse.Namespace) -> None:
-    from ddpm.evaluate.extractors.digits import SHIPPED
+    from safetensors import safe_open
 
-    _show(options.file or SHIPPED, as_json=options.json)
+    from ddpm.evaluate.extractor import load_extractor, shipped
 
-
-def _show(path: Path, *, as_json: bool) -> None:
-    from ddpm.evaluate.extractors.digits import FEATURES, TRANSFORM, read_file
-
-    _, facts, sha256 = read_file(path)
-    shown: dict[str, Any] = {"file": str(path), "sha256": sha256, "bytes": path.stat().st_size, "features": FEATURES}
-    shown |= {"transform": TRANSFORM, **asdict(facts)}
-    if as_json:
-        print(json.dumps(shown))
+    extractor, path = load_extractor(options.file, device="cpu"), options.file or shipped()
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata() or {})
+    facts = {
+        "name": extractor.name,
+        "file": str(path),
+        "sha256": extractor.sha256,
+        "parameters": sum(p.numel() for p in extractor.network.parameters()),
+        "transform": extractor.transform,
+        **metadata,
+    }
+    if options.json:
+        print(json.dumps(facts))
         return
-    for name, value in shown.items():
-        print(f"{name:14}{value:.2%}" if name == "accuracy" else f"{name:14}{value}")
-    if facts.accuracy < NEEDED:
-        print(f"Below {NEEDED:.0%}: too weak to judge samples by; train it for longer (--epochs).")
+    for key, value in facts.items():
+        print(f"{key:12} {f'{value:,}' if isinstance(value, int) else value}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm.choices import SamplerName, Spacing
-from ddpm.commands.arguments import Commands, add_device, add_precision, natural, number, positive
+from ddpm.commands.arguments import Commands, above_zero, add_device, add_precision, interval, natural, number, positive
 
 _SAMPLERS = f"{', '.join(get_args(SamplerName))} (default: the checkpoint's)"
 _SPACINGS = f"of the timesteps: {', '.join(get_args(Spacing))} (default: the checkpoint's)"
@@ -18,7 +18,12 @@ _SPACINGS = f"of the timesteps: {', '.join(get_args(Spacing))} (default: the che
 def add(commands: Commands) -> None:
     sample = commands.add_parser("sample", help="draw images from a checkpoint; again: completes an interrupted set")
     sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    sample.add_argument("--num-samples", type=positive, default=16, metavar="N", help="images (default 16)")
+    sample.add_argument(
+        "--num-samples",
+        type=positive,
+        metavar="N",
+        help="images (default 16; with --class all as many as grid.png shows)",
+    )
     sample.add_argument("--start-index", type=natural, default=0, metavar="I", help="number of the first image")
     sample.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
     sample.add_argument("--sampler", choices=get_args(SamplerName), metavar="S", help=_SAMPLERS)
@@ -28,6 +33,22 @@ def add(commands: Commands) -> None:
     sample.add_argument("--order", type=int, choices=(1, 2, 3), help="dpm_solver, dpm_solver_sde, unipc (default 2)")
     sample.add_argument("--churn", type=number, metavar="C", help="heun, euler: noise on the way (default 0)")
     sample.add_argument("--clip", choices=("static", "dynamic", "off"), help="of the estimates of x_0 (default static)")
+    sample.add_argument(
+        "--class",
+        dest="classes",
+        metavar="C",
+        help="a class's name or number, or several with commas, for the images in turn; all (default): each class "
+        "in turn, a row of the grid for each; none: drawn without a class",
+    )
+    sample.add_argument(
+        "--guidance", type=above_zero, metavar="G", help="towards the class: 1 is off (default), 2 strong"
+    )
+    sample.add_argument(
+        "--guidance-interval",
+        type=interval,
+        metavar="LO,HI",
+        help="guided where LO < t/T <= HI (default 0,1: everywhere)",
+    )
     sample.add_argument("--seed", type=natural, metavar="S", help="image I depends on S and I alone")
     sample.add_argument("--batch-size", type=positive, metavar="B", help="images at a time")
     sample.add_argument("--out", type=Path, metavar="DIR", help="default: sample/<run> beside the run's folder")
@@ -56,6 +77,9 @@ def _run(options: argparse.Namespace) -> None:
         order=options.order,
         churn=options.churn,
         clip=options.clip and {"static": True, "dynamic": "dynamic", "off": False}[options.clip],
+        classes=options.classes,
+        guidance=options.guidance,
+        guidance_interval=options.guidance_interval,
         seed=options.seed,
         batch_size=options.batch_size,
     )
@@ -64,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
 def sample_command(
     path: Path,
     *,
-    count: int,
+    count: int | None = None,
     start: int = 0,
     weights: Any = "ema",
     precision: Any = "auto",
@@ -77,8 +101,10 @@ def sample_command(
 ) -> None:
     """Sample a checkpoint into a folder and say where everything is.
 
-    `out` is the folder itself; `default_out` is numbered if it holds a set made with other settings.
+    `count` is 16 by default, with classes: all as many as the grid shows. `out` is the folder itself; `default_out` is
+    numbered if it holds a set made with other settings.
     """
+    from ddpm.classes import grid_count
     from ddpm.device import choose_device, describe, limit_memory
     from ddpm.generate import claimable, load, network_calls, sample_to_folder, sampling_settings
     from ddpm.run import sample_folder_of
@@ -87,6 +113,7 @@ def sample_command(
     limit_memory(chosen)
     model = load(path, weights=weights, precision=precision, device=chosen)
     settings = sampling_settings(model, **changes)
+    count = count or (grid_count(model.config) if changes.get("classes") == "all" else 16)
     folder = out or claimable(model, default_out or sample_folder_of(path), settings)
     steps = settings.steps or model.diffusion.schedule.T
     calls = network_calls(model, settings)
@@ -98,6 +125,8 @@ def sample_command(
             f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps{spent}, "
             f"seed {settings.seed}"
         )
+        if settings.classes is not None:
+            print(f"classes    {_classes(model, settings)}")
     began = time.perf_counter()
     made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
     seconds = time.perf_counter() - began
@@ -119,7 +148,21 @@ def sample_command(
             "network_calls": calls,
             "seed": settings.seed,
         }
+        if settings.classes is not None:
+            summary |= {"classes": settings.classes, "guidance": settings.guidance or 1.0}
+        if settings.guidance_interval is not None:
+            summary["guidance_interval"] = settings.guidance_interval
         print(json.dumps(summary))
         return
     print(f"made       {made.made} images in {seconds:.1f} s ({count - made.made} were there already)")
     print(f"written    {folder}: grid.png, numbered PNGs, samples.npz" + (f", {made.gif.name}" if made.gif else ""))
+
+
+def _classes(model: Any, settings: Any) -> str:
+    chosen = settings.classes
+    words = chosen if isinstance(chosen, str) else ", ".join(model.data.class_names[k] for k in chosen)
+    if not settings.guided:
+        return f"{words}, not guided"
+    low, high = settings.guidance_interval or (0, 1)
+    where = f" where {low:g} < t/T <= {high:g}" if settings.guidance_interval else ""
+    return f"{words}, guidance {settings.guidance:g}{where} (each call with the images twice)"

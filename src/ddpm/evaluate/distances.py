@@ -1,8 +1,7 @@
-"""Distances between two sets of features, in float64.
+"""Distances between two sets of images, in an extractor's features.
 
-Own code, not torchmetrics: its KID and Inception Score shuffle with torch's global generator, so that the same
-command would give another number, and its KID's spread over overlapping subsets is no standard error. The tests hold
-these functions to torchmetrics wherever both compute the same thing.
+FID, KID's kernel and the Inception Score are torchmetrics', fed with features that are there already; the k-nearest-
+neighbour measures are of the papers named. Everything is float64.
 """
 
 from __future__ import annotations
@@ -11,162 +10,152 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddpm.errors import UsageError
+from ddpm.evaluate.extractor import Features
 
-GROUPS = 20
-"""Groups of the jackknife that gives KID's standard error."""
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage."""
-ROWS = 1024
-"""Rows of a distance matrix held at a time."""
-
-
-class Moments(NamedTuple):
-    """What the Frechet distance knows of a set."""
-
-    mean: np.ndarray
-    """(D,) float64."""
-    covariance: np.ndarray
-    """(D, D) float64, unbiased."""
-
-
-def moments(features: np.ndarray) -> Moments:
-    """Mean and covariance of (N, D) features, N >= 2."""
-    wide = features.astype(np.float64)
-    return Moments(wide.mean(0), np.atleast_2d(np.cov(wide, rowvar=False)))
-
-
-def frechet(a: Moments, b: Moments) -> float:
-    """The squared Frechet distance of two Gaussians (Dowson and Landau 1982; FID: Heusel et al. 2017).
-
-    |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)). The last trace is the sum of the roots of the eigenvalues of
-    A^(1/2) B A^(1/2), which is symmetric, so that no root of a matrix without one is ever asked for.
-    """
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
-    return float(np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
+BLOCKS = 10
+"""Parts in which KID is measured."""
 
 
 class Estimate(NamedTuple):
+    """A measured value and its standard error."""
+
     value: float
     error: float
-    """Its standard error."""
 
-    def __str__(self) -> str:
-        return f"{self.value:.5f} +- {self.error:.5f}"
+
+class Overlap(NamedTuple):
+    """How two sets lie in one another, by k nearest neighbours: shares in 0..1, density may pass 1."""
+
+    precision: float
+    """Samples that lie within the reference (arXiv 1904.06991)."""
+    recall: float
+    """Reference images that lie within the samples."""
+    density: float
+    """How many reference images' neighbourhoods a sample lies in, over k (arXiv 2002.09797)."""
+    coverage: float
+    """Reference images with a sample in their neighbourhood."""
+
+
+def fid(samples: np.ndarray, reference: np.ndarray) -> float:
+    """The Frechet distance of two sets of features, (N, D) and (M, D) (arXiv 1706.08500)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    features = nn.Identity()
+    features.num_features = samples.shape[1]
+    metric = FrechetInceptionDistance(features)
+    metric.set_dtype(torch.float64)
+    metric.update(_tensor(reference), real=True)
+    metric.update(_tensor(samples), real=False)
+    return float(metric.compute())
 
 
 def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
-    """Kernel Inception Distance (Binkowski et al. 2018): the unbiased squared MMD with the kernel (x.y / D + 1)^3.
+    """The kernel distance (arXiv 1801.01401): unbiased, so that it may be negative, whatever the number of samples.
 
-    Of all pairs at once; the standard error is a jackknife's over `GROUPS` groups of images. It may be negative.
-
-    Args:
-        samples: (N, D), N >= 2.
-        reference: (M, D), M >= 2.
+    Measured in disjoint blocks of both sets, whose values are independent: their mean, and its standard error.
     """
-    x, y = (torch.from_numpy(part).double() for part in (samples, reference))
-    groups = min(GROUPS, len(x) // 2, len(y) // 2)
-    own_x, own_y, cross = _sums(x, x, groups), _sums(y, y, groups), _sums(x, y, groups)
-    sizes_x, sizes_y = (torch.tensor([len(part[g::groups]) for g in range(groups)]) for part in (x, y))
-    kept = torch.ones(groups, dtype=torch.float64)
-    value = _mmd(own_x, own_y, cross, sizes_x, sizes_y, kept)
-    if groups < 2:
-        return Estimate(value, 0.0)
-    without = torch.eye(groups, dtype=torch.float64)
-    left = np.array([_mmd(own_x, own_y, cross, sizes_x, sizes_y, kept - without[g]) for g in range(groups)])
-    return Estimate(value, float(np.sqrt((groups - 1) / groups * np.square(left - left.mean()).sum())))
+    from torchmetrics.image.kid import poly_mmd
 
-
-def _sums(x: Tensor, y: Tensor, groups: int) -> Tensor:
-    """(groups, groups): the kernel summed over pairs of groups, an image with itself left out."""
-    sums = torch.zeros(groups, groups, dtype=torch.float64)
-    group_of_y = torch.arange(len(y)) % groups
-    for i in range(groups):
-        kernel = (x[i::groups] @ y.T / x.shape[1] + 1) ** 3
-        if x is y:
-            own = torch.arange(len(kernel))
-            kernel[own, i + groups * own] = 0
-        sums[i].index_add_(0, group_of_y, kernel.sum(0))
-    return sums
-
-
-def _mmd(own_x: Tensor, own_y: Tensor, cross: Tensor, sizes_x: Tensor, sizes_y: Tensor, kept: Tensor) -> float:
-    n, m = (sizes_x * kept).sum(), (sizes_y * kept).sum()
-    pairs = kept @ own_x @ kept / (n * (n - 1)) + kept @ own_y @ kept / (m * (m - 1))
-    return float(pairs - 2 * (kept @ cross @ kept) / (n * m))
+    blocks = min(BLOCKS, len(samples) // 2, len(reference) // 2)
+    if blocks < 2:
+        raise ValueError(f"KID needs at least 4 images a side, got {len(samples)} and {len(reference)}")
+    # Every block-th image: sets that are sorted (by class, say) are dealt out evenly.
+    values = [float(poly_mmd(_tensor(reference[b::blocks]), _tensor(samples[b::blocks]))) for b in range(blocks)]
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(blocks)))
 
 
 def inception_score(probabilities: np.ndarray) -> float:
-    """exp of the mean divergence of each image's class probabilities from their average (Salimans et al. 2016).
+    """exp of the mean KL(p(y | x) || p(y)) of class probabilities, (N, K), in one split (arXiv 1606.03498)."""
+    from torchmetrics.image.inception import InceptionScore
 
-    Over all images at once: 1 (all alike) ... K (sure of each, all classes equally often).
-
-    Args:
-        probabilities: (N, K).
-    """
-    p = probabilities.astype(np.float64)
-    tiny = np.finfo(np.float64).tiny
-    divergence = (p * (np.log(p.clip(tiny)) - np.log(p.mean(0).clip(tiny)))).sum(1)
-    return float(np.exp(divergence.mean()))
+    metric = InceptionScore(nn.Identity(), splits=1)
+    metric.set_dtype(torch.float64)
+    metric.update(_tensor(probabilities).clamp(min=1e-300).log())
+    with torch.random.fork_rng(devices=[]):  # torchmetrics shuffles; one split does not depend on it
+        return float(metric.compute()[0])
 
 
-class Support(NamedTuple):
-    """How two sets overlap, from balls round each image that reach to its k-th neighbour in its own set."""
-
-    precision: float
-    """Share of the samples inside some ball of the reference (Kynkaanniemi et al. 2019)."""
-    recall: float
-    """Share of the reference inside some ball of the samples."""
-    density: float
-    """Balls of the reference that a sample lies in, divided by k, on average; may exceed 1 (Naeem et al. 2020)."""
-    coverage: float
-    """Share of the reference whose ball holds a sample."""
-
-
-def support(samples: np.ndarray, reference: np.ndarray, k: int = NEIGHBOURS) -> Support:
-    """Precision, recall, density and coverage.
-
-    Args:
-        samples: (N, D), N > k.
-        reference: (M, D), M > k.
-
-    Raises UsageError for fewer.
-    """
-    x, y = (torch.from_numpy(part).double() for part in (samples, reference))
-    if min(len(x), len(y)) <= k:
-        raise UsageError(f"precision and recall need more than {k} images on each side, found {len(x)} and {len(y)}")
-    reach_x, reach_y = _reach(x, k), _reach(y, k)
-    inside, held = torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(y), dtype=torch.bool)
-    nearest_sample = torch.full((len(y),), torch.inf, dtype=torch.float64)
-    for start in range(0, len(x), ROWS):
-        rows = slice(start, start + ROWS)
-        distances = _squares(x[rows], y)
-        inside[rows] = (distances <= reach_y).sum(1)
-        held |= (distances <= reach_x[rows, None]).any(0)
-        nearest_sample = torch.minimum(nearest_sample, distances.min(0).values)
-    return Support(
-        precision=float((inside > 0).double().mean()),
-        recall=float(held.double().mean()),
-        density=float(inside.double().mean() / k),
-        coverage=float((nearest_sample <= reach_y).double().mean()),
+def overlap(samples: np.ndarray, reference: np.ndarray, k: int = NEIGHBOURS) -> Overlap:
+    """Precision, recall, density and coverage of features (N, D) against (M, D); N, M > k."""
+    if min(len(samples), len(reference)) <= k:
+        raise ValueError(f"{k} neighbours need more images than that on each side")
+    between = torch.cdist(_tensor(samples), _tensor(reference))
+    of_samples, of_reference = _radii(samples, k), _radii(reference, k)
+    inside = between <= of_reference[None, :]
+    return Overlap(
+        precision=_share(inside.any(1)),
+        recall=_share((between <= of_samples[:, None]).any(0)),
+        density=float(inside.sum()) / (k * len(samples)),
+        coverage=_share(between.amin(0) <= of_reference),
     )
 
 
-def _reach(x: Tensor, k: int) -> Tensor:
-    """(N,): the squared distance of each to its k-th neighbour among the others."""
-    reach = []
-    for start in range(0, len(x), ROWS):
-        distances = _squares(x[start : start + ROWS], x)
-        own = torch.arange(len(distances))
-        distances[own, start + own] = torch.inf
-        reach.append(distances.kthvalue(k, 1).values)
-    return torch.cat(reach)
+def _radii(points: np.ndarray, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest other."""
+    x = _tensor(points)
+    return torch.cdist(x, x).kthvalue(k + 1, 1).values  # the nearest is the point itself
 
 
-def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """(N, M): squared distances."""
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min_(0)
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float64))
+
+
+class Classes(NamedTuple):
+    """What the extractor's classifier reads."""
+
+    histogram: tuple[int, ...]
+    """Images whose likeliest class is 0, 1, ..."""
+    entropy: float
+    """Of the histogram, in bits; log2 K where all classes are equally frequent."""
+    confidence: float
+    """Mean probability of the likeliest class."""
+
+
+def classes(probabilities: np.ndarray) -> Classes:
+    """The class histogram of probabilities (N, K), its entropy, and the mean confidence."""
+    counts = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
+    shares = counts[counts > 0] / counts.sum()
+    return Classes(tuple(counts.tolist()), float(-(shares * np.log2(shares)).sum()), float(probabilities.max(1).mean()))
+
+
+class Drift(NamedTuple):
+    """Colour shift of a channel, in levels of 0..255: samples less reference."""
+
+    mean: float
+    std: float
+
+
+def drift(samples: np.ndarray, reference: np.ndarray) -> tuple[Drift, ...]:
+    """How mean and standard deviation of each channel differ; uint8 (N, H, W, C) and (M, H, W, C)."""
+    own, other = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (samples, reference))
+    means, stds = own.mean(0) - other.mean(0), own.std(0) - other.std(0)
+    return tuple(Drift(float(m), float(s)) for m, s in zip(means, stds, strict=True))
+
+
+class Comparison(NamedTuple):
+    """A set of samples against a reference."""
+
+    fid: float
+    kid: Estimate
+    inception_score: float
+    overlap: Overlap
+    classes: Classes
+
+
+def compare(samples: Features, reference: Features) -> Comparison:
+    """All distances that need features alone."""
+    return Comparison(
+        fid=fid(samples.vectors, reference.vectors),
+        kid=kid(samples.vectors, reference.vectors),
+        inception_score=inception_score(samples.probabilities),
+        overlap=overlap(samples.vectors, reference.vectors),
+        classes=classes(samples.probabilities),
+    )

@@ -1,188 +1,217 @@
-"""Quality against network calls: which sampler is worth what, for one model and one noise."""
+"""Quality against network calls, for every sampler: `ddpm benchmark samplers`."""
 
 from __future__ import annotations
 
 import json
-import time
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from ddpm.choices import SamplerName
+from ddpm.charts import Line, Panel, chart, require_matplotlib
+from ddpm.choices import SamplerName, Spacing
 from ddpm.config import SamplingSection
-from ddpm.errors import UsageError
-from ddpm.evaluate.comparison import FEWEST, Distances, Floors, distances, distances_of, floors, plain
-from ddpm.evaluate.drawing import draw_samples, sha256_of
-from ddpm.evaluate.extractors import Extractor
-from ddpm.evaluate.provenance import provenance
-from ddpm.evaluate.reference import Reference, key_of
+from ddpm.errors import DDPMError, UsageError
+from ddpm.evaluate.distances import compare
+from ddpm.evaluate.extractor import Extractor, Features
+from ddpm.evaluate.nll import load_split, subset
 from ddpm.files import write_json, write_text
-from ddpm.generate import Model, network_calls, sampling_settings
+from ddpm.generate import Model, network_calls, sample, sampling_settings
+from ddpm.images import save_png, unpacked
 from ddpm.progress import progress_bar
 
 CALLS = (5, 8, 10, 15, 20, 50, 100, 1000)
+REFERENCE = 10_000
+"""Training images, at most, that samples are compared with."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One sampler with one number of steps, measured."""
+    """One sampler at one budget."""
 
-    sampler: str
-    steps: int
+    sampler: SamplerName
+    spacing: Spacing
+    budget: int
+    """Network calls an image that were allowed."""
     calls: int
-    """Network calls an image."""
-    distances: Distances
-    few: bool
-    """Whether there were too few images for the FID to say much."""
-    seconds: float
-    """Of sampling, on the machine that measured it."""
-    provenance: dict[str, Any]
+    """Network calls an image that the most steps within the budget spend."""
+    steps: int
+    fid: float
+    kid: float
+    kid_error: float
+    confidence: float
+    """Mean probability of the likeliest digit."""
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A sampler that this model cannot be sampled with so."""
+class Table:
+    """All cells, and what they are to be measured by."""
 
-    sampler: str
-    reason: str
+    cells: tuple[Cell, ...]
+    facts: dict[str, Any]
+    floor: float
+    """FID of as many test images as there are samples, against the same reference."""
 
-
-def settings_of(
-    model: Model, samplers: Sequence[SamplerName], calls: Sequence[int], **changes: Any
-) -> tuple[list[SamplingSection], list[Skipped]]:
-    """The settings of every cell: for each sampler the most steps that need no more than each number of calls.
-
-    Args:
-        changes: settings for all of them: seed, batch_size.
-    """
-    T = model.diffusion.schedule.T
-    chosen: list[SamplingSection] = []
-    skipped: list[Skipped] = []
-    for sampler in samplers:
-        plan = sampling_settings(model, sampler=sampler, steps=T, **changes)
-
-        def needed(steps: int, plan: SamplingSection = plan) -> int:
-            return network_calls(model, plan.model_copy(update={"steps": steps}))
-
-        steps_of = sorted({bisect_right(range(1, T + 1), budget, key=needed) for budget in calls} - {0})
-        for steps in steps_of:
-            try:
-                chosen.append(sampling_settings(model, sampler=sampler, steps=steps, **changes))
-            except UsageError as error:
-                skipped.append(Skipped(f"{sampler}, {steps} steps", str(error)))
-        if not steps_of:
-            skipped.append(Skipped(sampler, f"needs more than {max(calls)} network calls"))
-    return chosen, skipped
+    def best(self, budget: int) -> Cell | None:
+        """The smallest FID at a budget."""
+        return min((c for c in self.cells if c.budget == budget), key=lambda c: c.fid, default=None)
 
 
-def benchmark(
+def run(
     model: Model,
-    checkpoint: str,
-    plans: Sequence[SamplingSection],
-    count: int,
-    reference: Reference,
-    unseen: Reference | None,
     extractor: Extractor,
-    folder: Path,
+    out: Path,
     *,
-    force: bool = False,
+    images: int = 512,
+    budgets: Sequence[int] = CALLS,
+    samplers: Sequence[SamplerName] = get_args(SamplerName),
+    spacings: Sequence[Spacing] = ("linspace",),
+    seed: int = 0,
+    data_root: str | None = None,
     progress: bool = True,
-) -> Iterator[Cell]:
-    """Measure each plan; a cell is stored in `folder` as it is made, and read from there if it is there already."""
-    total = sum(network_calls(model, plan) * count for plan in plans)
-    with progress_bar("samplers", total, "call", show=progress) as bar:
-        for plan in plans:
-            calls = network_calls(model, plan)
-            bar.set_postfix_str(f"{plan.sampler}, {calls} calls")
-            path = folder / "cells" / f"{plan.sampler}-{plan.steps}-{_key(model, plan, count, reference, extractor)}.json"
-            cell = None if force else _stored(path)
-            if cell is not None:
-                bar.update(calls * count)
-                yield cell
-                continue
-            began = time.perf_counter()
-            samples = draw_samples(model, count, plan, lambda n, calls=calls: bar.update(n * calls))
-            seconds = time.perf_counter() - began
-            reading = extractor.read(np.ascontiguousarray(samples.transpose(0, 3, 1, 2)))
-            source = provenance(
-                count, sha256_of(samples), reference, unseen, extractor, checkpoint=checkpoint, model=model, settings=plan
-            )
-            cell = Cell(
-                sampler=plan.sampler,
-                steps=plan.steps or model.diffusion.schedule.T,
-                calls=calls,
-                distances=distances(reading, reference.reading, force=True),
-                few=min(count, len(reference)) < FEWEST,
-                seconds=seconds,
-                provenance=asdict(source),
-            )
-            write_json(path, plain(asdict(cell)))
-            yield cell
+) -> Table:
+    """Sample `images` with each sampler, spacing and budget, and measure them; the same call again goes on.
 
+    All cells start from the same noise. Each is written to `out/cells` when it is made, and `results.json`,
+    `table.md` and `curves.png` at the end.
 
-def _key(model: Model, plan: SamplingSection, count: int, reference: Reference, extractor: Extractor) -> str:
-    """Of all that decides a cell's numbers."""
+    Raises UsageError if `out` holds a benchmark of something else.
+    """
+    require_matplotlib()
     facts = {
-        "checkpoint": model.sha256,
+        "checkpoint_sha256": model.sha256,
+        "step": model.step,
         "weights": model.weights,
         "precision": model.precision,
-        "sampling": plan.model_dump(mode="json", exclude={"batch_size"}),
-        "count": count,
-        "reference": reference.key,
-        "extractor": extractor.sha256,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "images": images,
+        "seed": seed,
     }
-    return key_of(facts)[:12]
+    _claim(out, facts)
+    reference = _features(model, extractor, "train", REFERENCE, data_root)
+    unseen = _features(model, extractor, "test", images, data_root)
+    floor = compare(unseen, reference)
+    planned = list(_plan(model, budgets, samplers, spacings, seed))
+    cells = []
+    with progress_bar("measuring", sum(s.calls for s in planned) * images, "call", show=progress) as bar:
+        for plan in planned:
+            bar.set_postfix_str(f"{plan.settings.sampler}, {plan.calls} calls")
+            path = out / "cells" / f"{plan.settings.sampler}-{plan.spacing}-{plan.budget}.json"
+            cells.append(_cell(model, extractor, reference, path, plan, images))
+            bar.update(plan.calls * images)
+    facts |= {"reference": f"{len(reference.vectors):,} training images", "data": model.config.data.source}
+    table = Table(tuple(cells), facts | {"floor_confidence": floor.classes.confidence}, floor.fid)
+    write_json(
+        out / "results.json",
+        {**table.facts, "floor_fid": table.floor, "floor_kid": floor.kid.value, "cells": [asdict(c) for c in cells]},
+    )
+    write_text(out / "table.md", markdown(table))
+    save_png(out / "curves.png", curves(table))
+    return table
 
 
-def _stored(path: Path) -> Cell | None:
+@dataclass(frozen=True)
+class _Plan:
+    settings: SamplingSection
+    spacing: Spacing
+    budget: int
+    calls: int
+
+
+def _plan(
+    model: Model, budgets: Sequence[int], samplers: Sequence[SamplerName], spacings: Sequence[Spacing], seed: int
+) -> Iterator[_Plan]:
+    """For each sampler and budget the most steps that it affords; what a sampler cannot do is left out."""
+    for sampler in samplers:
+        for spacing in spacings:
+            for budget in budgets:
+                for steps in range(min(budget, model.diffusion.schedule.T), 0, -1):
+                    try:
+                        settings = sampling_settings(model, sampler=sampler, steps=steps, spacing=spacing, seed=seed)
+                    except UsageError:
+                        continue
+                    if (calls := network_calls(model, settings)) <= budget:
+                        yield _Plan(settings, spacing, budget, calls)
+                        break
+
+
+def _cell(model: Model, extractor: Extractor, reference: Features, path: Path, plan: _Plan, images: int) -> Cell:
+    if path.exists():
+        return Cell(**json.loads(path.read_text()))
+    changes = plan.settings.model_dump(exclude_none=True)
+    found = compare(extractor(sample(model, images, **changes)), reference)
+    cell = Cell(
+        sampler=plan.settings.sampler,
+        spacing=plan.spacing,
+        budget=plan.budget,
+        calls=plan.calls,
+        steps=plan.settings.steps or model.diffusion.schedule.T,
+        fid=found.fid,
+        kid=found.kid.value,
+        kid_error=found.kid.error,
+        confidence=found.classes.confidence,
+    )
+    write_json(path, asdict(cell))
+    return cell
+
+
+def _features(model: Model, extractor: Extractor, split: Any, count: int, root: str | None) -> Features:
+    images = load_split(model, split, root=root, progress=False)
+    return extractor(unpacked(images.take(subset(len(images), count)), model.data.crop))
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    path = out / "benchmark.json"
+    if not path.exists():
+        write_json(path, facts)
+        return
     try:
         found = json.loads(path.read_text())
-        return Cell(**found | {"distances": distances_of(found["distances"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or damaged and so measured again
+    except ValueError as error:
+        raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
+    if found != facts:
+        changed = [f"{k}: {found.get(k)} -> {v}" for k, v in facts.items() if found.get(k) != v]
+        raise UsageError(f"{out}: holds a benchmark of something else ({'; '.join(changed)}). Choose another --out")
 
 
-def table(cells: Sequence[Cell], limits: Floors, skipped: Sequence[Skipped], *, force: bool = False) -> str:
-    """The cells as a Markdown table, by calls and then by FID, and what stands beside it."""
-    head = ["sampler", "network calls", "steps", "FID", "KID x 1000", "precision", "recall", "seconds"]
-    rows = [head, ["---", *["---:"] * 7]]
-    for cell in sorted(cells, key=lambda c: (c.calls, c.distances.fid or 0.0)):
-        rows.append([cell.sampler, f"{cell.calls}", f"{cell.steps}", *_numbers(cell.distances, force), f"{cell.seconds:.0f}"])
-    for name, floor in (("floor: unseen images", limits.unseen), ("floor: half against half", limits.halves)):
-        if floor is not None:
-            rows.append([name, "", "", *_numbers(floor, force), ""])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    if any(cell.few for cell in cells):
-        mark = "FIDs of so few images are biased upwards: compare them within this table alone (*)" if force else (
-            f"no FID: fewer than {FEWEST:,} images (--force gives it, marked)"
-        )
-        lines.append(f"\n{mark}.")
-    lines += [f"\nLeft out: {one.sampler}: {one.reason}." for one in skipped]
+def markdown(table: Table) -> str:
+    """FID of each sampler at each budget; the best of a column is bold."""
+    budgets = sorted({cell.budget for cell in table.cells})
+    rows = list(dict.fromkeys((cell.sampler, cell.spacing) for cell in table.cells))
+    several = len({spacing for _, spacing in rows}) > 1
+    lines = ["| network calls | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
+    for sampler, spacing in rows:
+        found = {c.budget: c for c in table.cells if (c.sampler, c.spacing) == (sampler, spacing)}
+        name = f"`{sampler}`" + (f", {spacing}" if several else "")
+        lines.append(f"| {name} | " + " | ".join(_shown(table, found.get(budget)) for budget in budgets) + " |")
+    f = table.facts
+    lines += [
+        "",
+        f"FID in the features of the {f['extractor']} extractor, {f['images']} samples against {f['reference']} of "
+        f"{f['data']}; as many test images have {table.floor:.2f}. {f['weights']} weights of step {f['step']:,}, seed "
+        f"{f['seed']}. A sampler takes the most steps within the calls.",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _numbers(found: Distances, force: bool) -> list[str]:
-    few = min(found.count, found.reference_count) < FEWEST
-    fid = "-" if found.fid is None or (few and not force) else f"{found.fid:.3f}" + ("*" if few else "")
-    kid = f"{1000 * found.kid.value:.3f} +- {1000 * found.kid.error:.3f}"
-    return [fid, kid, f"{found.support.precision:.3f}", f"{found.support.recall:.3f}"]
+def _shown(table: Table, cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return f"**{cell.fid:.2f}**" if cell is table.best(cell.budget) else f"{cell.fid:.2f}"
 
 
-def write(
-    folder: Path, cells: Sequence[Cell], limits: Floors, skipped: Sequence[Skipped], *, force: bool = False
-) -> list[Path]:
-    """Write samplers.md and samplers.json."""
-    paths = [folder / "samplers.md", folder / "samplers.json"]
-    write_text(paths[0], table(cells, limits, skipped, force=force))
-    facts = {"cells": [asdict(c) for c in cells], "floors": asdict(limits), "skipped": [asdict(s) for s in skipped]}
-    write_json(paths[1], plain(facts))
-    return paths
-
-
-def limits_for(reference: Reference, unseen: Reference | None, count: int) -> Floors:
-    """The floors that stand beside the cells."""
-    return floors(reference, unseen, count, force=True)
+def curves(table: Table) -> np.ndarray:
+    """The table as a picture."""
+    several = len({cell.spacing for cell in table.cells}) > 1
+    lines = []
+    for sampler, spacing in dict.fromkeys((cell.sampler, cell.spacing) for cell in table.cells):
+        own = [c for c in table.cells if (c.sampler, c.spacing) == (sampler, spacing)]
+        name = f"{sampler}, {spacing}" if several else sampler
+        lines.append(Line([c.calls for c in own], [c.fid for c in own], name=name))
+    f = table.facts
+    panel = Panel("", "network calls an image", "FID, digit features", lines, True, ("test images", table.floor))
+    note = f"{f['images']} samples a point, {f['reference']} of {f['data']}, step {f['step']:,}, seed {f['seed']}"
+    return chart([panel], title="Quality against network calls", note=note)

@@ -176,6 +176,7 @@ def unet_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         reasons.append(f"resample: {s['resample']}")
     if not s["outer_bias"]:
         reasons.append("outer_bias: False")
+    reasons += _about_classes(s)
     if s["multipliers"][0] != 1:
         reasons.append(f"multipliers: {s['multipliers']} do not begin with 1")
     if s["heads"] > 1 and len(attending) > 1:
@@ -207,12 +208,19 @@ def unet_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _about_classes(settings: Mapping[str, Any]) -> list[str]:
+    # num_class_embeds would hold our rows, but not say that the first is for no class.
+    classes = settings.get("classes")
+    return [] if classes is None else [f"classes: {classes}: UNet2DModel knows no null class"]
+
+
 def unet_weights_from(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """A UNet2DModel's state_dict as that of UNet(**settings).
 
     The attention's names of before diffusers 0.17, in which many models are published, are understood too.
     Raises CheckpointError naming keys that are missing, unknown or of another shape.
     """
+    refuse("the network's settings", _about_classes(settings), target="diffusers' UNet2DModel")
     weights = {_modern(name): value for name, value in weights.items()}
     expected = shapes(settings)
     check_weights(weights, _their_shapes(expected), "UNet2DModel's weights")
@@ -224,6 +232,7 @@ def unet_weights_to(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) 
 
     Raises CheckpointError naming keys that are missing, unknown or of another shape.
     """
+    refuse("the network's settings", _about_classes(settings), target="diffusers' UNet2DModel")
     expected = shapes(settings)
     check_weights(weights, expected, "the network's weights")
     return {

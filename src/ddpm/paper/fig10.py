@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddpm.charts import Line, Panel, chart, require_matplotlib
 from ddpm.files import atomic_write
 from ddpm.images import to_arrays
 from ddpm.paper.chain import chain
-from ddpm.paper.chart import Line, Panel, chart, require_matplotlib
 from ddpm.paper.made import Made
 from ddpm.paper.scores import ABSENT, scorer
 from ddpm.paper.subject import finish, open_subject
@@ -58,7 +58,7 @@ def make(
     rmse = [float(np.sqrt(np.mean((array - final) ** 2))) for array in estimates.values()]
     reverse = [T - t for t in shown]
     numbers = subject.facts(**walk.facts(), samples=count, t=shown, reverse_steps=reverse, rmse_to_sample=rmse)
-    panels = [Panel("Distance to the finished sample", "reverse steps T - t", "RMSE (0..255)", Line(reverse, rmse))]
+    panels = [Panel("Distance to the finished sample", "reverse steps T - t", "RMSE (0..255)", [Line(reverse, rmse)])]
     extractor = scorer(subject)
     rows: list[tuple[Any, ...]] = list(zip(reverse, rmse, strict=True))
     numbers |= {"extractor": None, "fid": None, "inception_score": None}
@@ -67,8 +67,8 @@ def make(
         scores = [extractor.score(array) for array in estimates.values()]
         fid, inception = [s.fid for s in scores], [s.inception_score for s in scores]
         panels[:0] = [
-            Panel("Inception Score", "reverse steps T - t", "IS", Line(reverse, inception)),
-            Panel("FID", "reverse steps T - t", "FID", Line(reverse, fid)),
+            Panel("Inception Score", "reverse steps T - t", "IS", [Line(reverse, inception)]),
+            Panel("FID", "reverse steps T - t", "FID", [Line(reverse, fid)]),
         ]
         numbers |= {"extractor": extractor.extractor, "fid": fid, "inception_score": inception}
         rows = list(zip(reverse, rmse, inception, fid, strict=True))

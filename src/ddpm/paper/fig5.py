@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ddpm.paper.chart import Line, Panel, chart, require_matplotlib
+from ddpm.charts import Line, Panel, chart, require_matplotlib
 from ddpm.paper.made import Made
 from ddpm.paper.subject import finish
 from ddpm.paper.table4 import measured, table_text
@@ -34,9 +34,9 @@ def make(
     time = "reverse time T - t + 1"
     per = "bits / picture dimension" if done.likelihood.padding != 1 else "bits / dimension"
     panels = [
-        Panel("Distortion", time, "RMSE (0..255)", Line(own, done.rmse)),
-        Panel("Rate", time, per, Line(reverse, done.rate, done.rate_error)),
-        Panel("Rate and distortion", per, "RMSE (0..255)", Line([done.rate[k] for k in done.own], done.rmse)),
+        Panel("Distortion", time, "RMSE (0..255)", [Line(own, done.rmse)]),
+        Panel("Rate", time, per, [Line(reverse, done.rate, done.rate_error)]),
+        Panel("Rate and distortion", per, "RMSE (0..255)", [Line([done.rate[k] for k in done.own], done.rmse)]),
     ]
     data = done.subject.model.config.data.source
     page = chart(panels, title=f"Progressive lossy coding ({data})", note=done.words)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddpm.data import ImageSet
 from ddpm.evaluate.neighbours import RARE, Nearest, near_copies, nearest
 from ddpm.evaluate.nll import subset
-from ddpm.images import Crop, to_arrays
+from ddpm.images import to_arrays, unpacked
 from ddpm.paper.chain import chain
 from ddpm.paper.made import Made
 from ddpm.paper.scores import ABSENT, scorer
@@ -53,7 +52,7 @@ def make(
                 bar.update(moment.t > 0)
                 last = moment.x
             drawn.append(to_arrays(last, crop))
-    made, known = np.concatenate(drawn), _pictures(train, crop)
+    made, known = np.concatenate(drawn), unpacked(train.images, crop)
     in_pixels = nearest(made, known, NEIGHBOURS)
     numbers = subject.facts(**walk.facts(), samples=count, training_images=len(train), data_sha256=train.fingerprint)
     numbers["pixels"] = _numbers(in_pixels)
@@ -65,7 +64,7 @@ def make(
         numbers["near_copies"] = None
     else:
         images = subject.images(split)
-        unseen = _pictures(images, crop)[subset(len(images), UNSEEN)]
+        unseen = unpacked(images.images, crop)[subset(len(images), UNSEEN)]
         real = nearest(unseen, known).distances[:, 0]
         copies = near_copies(in_pixels.distances[:, 0], real)
         lines.append(f"nearest training image of a {split.replace('_', '-')} image: median {np.median(real):.1f}")
@@ -103,14 +102,6 @@ def make(
         note="\n".join([*lines[:4], f"{subject.words}; {walk.words}"]),
     )
     return finish(out, "neighbours", page, numbers, "\n".join(lines))
-
-
-def _pictures(images: ImageSet, crop: Crop | None) -> np.ndarray:
-    """uint8 (N, H, W, C), padding cropped off; a view where it can be."""
-    arrays = images.images
-    if crop:
-        arrays = arrays[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return arrays.transpose(0, 2, 3, 1)
 
 
 def _rows(made: np.ndarray, known: np.ndarray, found: Nearest) -> list[list[Cell]]:

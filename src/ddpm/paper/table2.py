@@ -200,7 +200,7 @@ def _run(
         say(str(error))
         good = int(error.saved.stem.rpartition("-")[2]) if error.saved else None
         return Outcome(row, error.step, True, good, *_losses(folder), None, None, {})
-    model = load(done.checkpoint, device=device)
+    model = load(done.checkpoint, precision="float32", device=device)  # rounding would count as bits
     likelihood = _bound(model, images, visited, seed)
     drawn = sample(model, samples, progress=True)
     return Outcome(row, model.step, False, model.step, *_losses(folder), likelihood, drawn, _quality(model, drawn))

@@ -16,6 +16,7 @@ from ddpm.samplers.editing import steps_below as steps_below
 from ddpm.samplers.edm import Churn as Churn
 from ddpm.samplers.edm import euler as euler
 from ddpm.samplers.edm import heun as heun
+from ddpm.samplers.guidance import Guided as Guided
 from ddpm.samplers.pndm import plms as plms
 from ddpm.samplers.pndm import pndm as pndm
 from ddpm.samplers.state import Noise as Noise

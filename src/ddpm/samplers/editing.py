@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ddpm.diffusion import Clip, Diffusion, Net
 from ddpm.samplers.ancestral import ancestral
+from ddpm.samplers.line import alpha_bar
 from ddpm.samplers.state import Noise, State
-from ddpm.schedule import Pair
+from ddpm.schedule import Steps
 
 
-def steps_below(steps: Sequence[Pair], t: int) -> list[Pair]:
+def steps_below(steps: Steps, t: float) -> list[tuple[float, float]]:
     """The part of a sampler's steps from time t on: the first pair starts at t. [] for t = 0."""
     return [(min(high, t), low) for high, low in steps if low < t]
 
@@ -29,7 +30,7 @@ def interpolate(
     x0: Tensor,
     other: Tensor,
     shares: Sequence[float],
-    steps: Sequence[Pair],
+    steps: Steps,
     *,
     eps: Tensor,
     other_eps: Tensor | None = None,
@@ -73,7 +74,7 @@ def edit(
     diffusion: Diffusion,
     net: Net,
     x0: Tensor,
-    steps: Sequence[Pair],
+    steps: Steps,
     *,
     eps: Tensor,
     noise: Noise,
@@ -99,7 +100,7 @@ def edit(
     yield from ancestral(diffusion, net, x, steps, noise=noise, clip=clip)
 
 
-def repaint_walk(steps: Sequence[Pair], *, jump: int = 10, repeats: int = 10) -> list[Pair]:
+def repaint_walk(steps: Steps, *, jump: int = 10, repeats: int = 10) -> list[tuple[float, float]]:
     """The steps of RePaint (arXiv 2201.09865, Section 4.2): a sampler's, with jumps back to noisier times.
 
     Before its last step, and every `jump` steps before that, the walk goes `jump` steps back up and comes down again,
@@ -140,7 +141,7 @@ def inpaint(
     diffusion: Diffusion,
     net: Net,
     x: Tensor,
-    walk: Sequence[Pair],
+    walk: Steps,
     *,
     x0: Tensor,
     known: Tensor,
@@ -176,7 +177,7 @@ def inpaint(
         yield State(s, x, estimate)
 
 
-def _noised(diffusion: Diffusion, x_s: Tensor, s: int, t: int, eps: Tensor) -> Tensor:
+def _noised(diffusion: Diffusion, x_s: Tensor, s: float, t: float, eps: Tensor) -> Tensor:
     """A draw from q(x_t | x_s), t > s: Equation 2 over several steps."""
-    a_s, a_t = (float(diffusion.schedule.alpha_bar[time]) for time in (s, t))
+    a_s, a_t = alpha_bar(diffusion, x_s, s), alpha_bar(diffusion, x_s, t)
     return math.sqrt(a_t / a_s) * x_s + math.sqrt(1 - a_t / a_s) * eps
