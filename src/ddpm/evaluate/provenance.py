@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddpm.config import SamplingSection
-from ddpm.evaluate.extractors import Extractor
+from ddpm.evaluate.extractor import Extractor
 from ddpm.evaluate.reference import Reference
 from ddpm.generate import Model, network_calls
 
