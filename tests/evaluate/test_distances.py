@@ -1,127 +1,145 @@
-"""Distances against independent float64 computation and closed forms."""
+"""Distances against independent float64 computations, closed forms and what must not change them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import sqrtm
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
 
-from ddpm.evaluate.distances import classes, compare, drift, fid, inception_score, kid, overlap
-from ddpm.evaluate.extractor import Features
+from ddpm.evaluate import distances
+from ddpm.evaluate.distances import BLOCKS, classes, drift, fid, inception_score, kid, overlap
 
 
-def _features(count: int, size: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
+def _features(seed: int, count: int, dims: int = 8, shift: float = 0.0) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    mix = np.random.default_rng(99).normal(size=(size, size)) / np.sqrt(size) + np.eye(size)
-    return generator.normal(size=(count, size)) @ mix * scale + shift
+    return generator.standard_normal((count, dims)) @ generator.standard_normal((dims, dims)) + shift
 
 
-def test_fid_equals_the_symmetric_eigenvalue_form() -> None:
-    """Tr sqrt(AB) as the trace of sqrt(A^1/2 B A^1/2), which is symmetric: eigh instead of eigvals."""
-    a, b = _features(300, 12, 0), _features(250, 12, 1, shift=0.3, scale=1.2)
-    means, covariances = [x.mean(0) for x in (a, b)], [np.cov(x, rowvar=False) for x in (a, b)]
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root)).sum()
-    expected = np.square(means[0] - means[1]).sum() + sum(np.trace(c) for c in covariances) - 2 * cross
-    assert fid(a, b) == pytest.approx(expected, rel=1e-9)
-    assert fid(a, b) == pytest.approx(
-        np.square(means[0] - means[1]).sum()
-        + np.trace(covariances[0] + covariances[1] - 2 * np.real(sqrtm(covariances[0] @ covariances[1]))),
-        rel=1e-7,
-    )
+def _eigen_fid(a: np.ndarray, b: np.ndarray) -> float:
+    """From the eigenvalues of the product of the covariances."""
+    product = np.linalg.eigvals(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False))
+    roots = np.sqrt(product.real.clip(0)).sum()
+    trace = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))
+    return float(np.sum((a.mean(0) - b.mean(0)) ** 2) + trace - 2 * roots)
 
 
-def test_fid_of_two_gaussians_is_the_closed_form() -> None:
-    """Independent dimensions: |m|^2 + sum (s - 1)^2, in the limit of many samples."""
-    a = np.random.default_rng(0).normal(size=(200_000, 3))
-    b = np.random.default_rng(1).normal(size=(200_000, 3)) * [1.0, 1.5, 0.5] + [0.2, 0.0, -0.4]
-    assert fid(a, b) == pytest.approx(0.04 + 0.16 + 0.25 + 0.25, abs=0.01)
+@pytest.mark.parametrize("shift", [0.0, 3.0, 1000.0])
+def test_fid_is_the_eigenvalues(shift: float) -> None:
+    a, b = _features(1, 400, shift=shift), _features(2, 300)
+    assert fid(a, b) == pytest.approx(_eigen_fid(a, b), rel=1e-9)
+    root = np.asarray(sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)))
+    trace = np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root.real)
+    assert fid(a, b) == pytest.approx(float(np.sum((a.mean(0) - b.mean(0)) ** 2) + trace), rel=1e-8)
 
 
-def test_kid_is_the_unbiased_mmd_of_the_cubic_kernel() -> None:
-    a, b = _features(60, 6, 0), _features(80, 6, 1, shift=0.5)
+def test_fid_of_gaussians_in_closed_form() -> None:
+    # Samples whose moments are exact: each axis holds +-s, so that nothing is estimated.
+    def axes(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        signs = np.concatenate([np.diag(std), -np.diag(std)]) * np.sqrt(len(std) - 0.5)
+        return np.asarray(mean + signs)
 
-    def mmd(x: np.ndarray, y: np.ndarray) -> float:
-        def kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-            return (p @ q.T / p.shape[1] + 1) ** 3
+    m, s = np.array([1.0, -2.0, 0.5]), np.array([1.0, 2.0, 0.3])
+    n, r = np.array([0.0, 1.0, 0.5]), np.array([0.5, 2.5, 0.6])
+    np.testing.assert_allclose(np.cov(axes(m, s), rowvar=False), np.diag(s**2), atol=1e-12)
+    assert fid(axes(m, s), axes(n, r)) == pytest.approx(np.sum((m - n) ** 2) + np.sum((s - r) ** 2), rel=1e-9)
 
-        n, m = len(x), len(y)
-        within = [(kernel(z, z).sum() - np.trace(kernel(z, z))) / (len(z) * (len(z) - 1)) for z in (x, y)]
-        return float(sum(within) - 2 * kernel(x, y).sum() / (n * m))
 
-    found = kid(a, b[:60])
-    values = [mmd(b[:60][i::10], a[i::10]) for i in range(10)]
+def test_fid_of_fewer_images_than_features() -> None:
+    a, b = _features(1, 6), _features(2, 5)  # both covariances are singular
+    assert fid(a, b) == pytest.approx(_eigen_fid(a, b), rel=1e-5)
+    assert fid(a, a) == pytest.approx(0, abs=1e-5)
+
+
+def _mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased squared MMD, with scikit-learn's kernel."""
+
+    def kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        return np.asarray(polynomial_kernel(p, q, degree=3, gamma=1 / p.shape[1], coef0=1))
+
+    n, m = len(x), len(y)
+    own = [(k.sum() - np.trace(k)) / (c * (c - 1)) for k, c in ((kernel(x, x), n), (kernel(y, y), m))]
+    return float(sum(own) - 2 * kernel(x, y).mean())
+
+
+def test_kid_is_the_mean_of_its_blocks() -> None:
+    x, y = _features(1, 200), _features(2, 200)
+    values = [_mmd(x[b::BLOCKS], y[b::BLOCKS]) for b in range(BLOCKS)]
+    found = kid(x, y)
     assert found.value == pytest.approx(np.mean(values), rel=1e-9)
-    assert found.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(10), rel=1e-9)
+    assert found.error == pytest.approx(np.std(values, ddof=1) / BLOCKS**0.5, rel=1e-9)
 
 
-def test_kid_of_equals_is_zero_within_its_error_and_of_others_is_not() -> None:
-    same = kid(_features(500, 8, 0), _features(500, 8, 1))
-    other = kid(_features(500, 8, 0), _features(500, 8, 1, shift=1.0))
-    assert abs(same.value) < 4 * same.error
-    assert other.value > 6 * other.error
-    with pytest.raises(ValueError, match="at least 4 images"):
-        kid(_features(3, 8, 0), _features(500, 8, 1))
+def test_kid_error_is_its_spread() -> None:
+    """Over draws of the same distribution, KID is 0 on average and its errors are as large as they say."""
+    draw = np.random.default_rng(3).standard_normal
+    found = [kid(draw((100, 4)), draw((100, 4))) for _ in range(200)]
+    values = np.array([f.value for f in found])
+    said = np.sqrt(np.mean([f.error**2 for f in found]))
+    assert abs(values.mean()) < 3 * said / len(values) ** 0.5
+    assert 0.75 < values.std() / said < 1.33
 
 
-def test_inception_score_between_one_and_the_number_of_classes() -> None:
-    sure = np.eye(10)[np.arange(200) % 10]
-    assert inception_score(sure) == pytest.approx(10, rel=1e-6)
-    assert inception_score(np.full((200, 10), 0.1)) == pytest.approx(1, rel=1e-9)
-    p = np.random.default_rng(0).dirichlet(np.ones(10), 300)
-    expected = np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean())
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
+def _overlap(x: np.ndarray, y: np.ndarray, k: int) -> list[float]:
+    def radii(points: np.ndarray) -> np.ndarray:
+        return np.asarray(NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, -1])
+
+    gaps = np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+    inside = gaps <= radii(y)
+    return [
+        float(inside.any(1).mean()),
+        float((gaps <= radii(x)[:, None]).any(0).mean()),
+        float(inside.sum(1).mean() / k),
+        float((gaps.min(0) <= radii(y)).mean()),
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 17, 10_000])
+def test_overlap_by_hand_and_in_chunks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "ROWS", rows)
+    x, y = _features(1, 90, 3), _features(2, 120, 3, shift=0.5)
+    for k in (1, 5):
+        np.testing.assert_allclose(overlap(x, y, k), _overlap(x, y, k), rtol=1e-12)
+
+
+def test_overlap_tells_collapse_from_rubbish() -> None:
+    y = np.random.default_rng(1).standard_normal((300, 2))
+    collapsed, rubbish = y[:1] + np.random.default_rng(2).standard_normal((300, 2)) / 100, y + 50
+    assert overlap(collapsed, y).precision > 0.9
+    assert overlap(collapsed, y).recall < 0.1
+    assert overlap(collapsed, y).coverage < 0.1
+    assert overlap(rubbish, y) == (0, 0, 0, 0)
+
+
+def test_inception_score_by_hand() -> None:
+    p = np.random.default_rng(1).dirichlet(np.ones(5) / 3, 200)
+    expected = np.exp(np.mean(np.sum(p * np.log(p / p.mean(0)), 1)))
     assert inception_score(p) == pytest.approx(expected, rel=1e-9)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert inception_score(np.eye(5).repeat(4, 0)) == pytest.approx(5)
+    assert inception_score(np.full((9, 5), 0.2)) == pytest.approx(1)
 
 
-def test_overlap_counts_neighbourhoods() -> None:
-    a, b = _features(40, 3, 0), _features(50, 3, 1, shift=0.7)
-    k = 3
-
-    def radius(points: np.ndarray, i: int) -> float:
-        return float(np.sort(np.linalg.norm(points - points[i], axis=1))[k])
-
-    def inside(points: np.ndarray, among: np.ndarray) -> np.ndarray:
-        return np.array(
-            [[np.linalg.norm(p - q) <= radius(among, j) for j, q in enumerate(among)] for p in points], dtype=float
-        )
-
-    found, hits = overlap(a, b, k), inside(a, b)
-    assert found.precision == pytest.approx(hits.max(1).mean())
-    assert found.recall == pytest.approx(inside(b, a).max(1).mean())
-    assert found.density == pytest.approx(hits.sum() / (k * len(a)))
-    assert found.coverage == pytest.approx(hits.max(0).mean())
-    far = overlap(a, b + 100, k)
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
-    assert overlap(a, a, k).precision == 1
-    with pytest.raises(ValueError, match="more images"):
-        overlap(a[:3], b, k)
+def test_order_changes_rounding_alone() -> None:
+    x, y = _features(1, 120), _features(2, 110)
+    mixed = np.random.default_rng(3).permutation(len(x))
+    assert fid(x[mixed], y) == pytest.approx(fid(x, y), rel=1e-9)
+    np.testing.assert_allclose(overlap(x[mixed], y), overlap(x, y), rtol=1e-12)
+    assert kid(x, y) == kid(x, y)
+    assert fid(x, y) == fid(x, y)
+    # KID's blocks follow the order: other blocks, another number within its own error.
+    assert abs(kid(x[mixed], y).value - kid(x, y).value) < 4 * kid(x, y).error
 
 
-def test_classes_and_drift() -> None:
-    p = np.eye(4)[[0, 0, 1, 1]] * 0.6 + 0.1
-    found = classes(p)
-    assert found.histogram == (2, 2, 0, 0)
-    assert found.entropy == pytest.approx(1)
-    assert found.confidence == pytest.approx(0.7)
-    grey = np.random.default_rng(0).integers(50, 200, (20, 8, 8, 3)).astype(np.uint8)
-    red = grey.copy()
-    red[..., 0] += 10
-    shift = drift(red, grey)
-    assert [round(d.mean, 9) for d in shift] == [10, 0, 0]
-    assert all(abs(d.std) < 1e-9 for d in shift)
-
-
-def test_the_order_of_images_does_not_matter() -> None:
-    vectors, other = _features(200, 6, 0), Features(_features(200, 6, 1), np.full((200, 10), 0.1))
-    p = np.random.default_rng(0).dirichlet(np.ones(10), 200)
-    order = np.random.default_rng(2).permutation(200)
-    a, b = (compare(f, other) for f in (Features(vectors, p), Features(vectors[order], p[order])))
-    assert a.fid == pytest.approx(b.fid, rel=1e-9)
-    assert a.overlap == pytest.approx(b.overlap)
-    assert a.classes.histogram == b.classes.histogram
-    assert abs(a.kid.value - b.kid.value) < 4 * a.kid.error  # its blocks are others
+def test_drift_and_classes() -> None:
+    generator = np.random.default_rng(1)
+    a = generator.integers(0, 200, (20, 6, 5, 3), dtype=np.uint8)
+    b = generator.integers(0, 256, (31, 6, 5, 3), dtype=np.uint8)
+    for c, found in enumerate(drift(a, b)):
+        assert found.mean == pytest.approx(a[..., c].mean() - b[..., c].mean(), abs=1e-9)
+        assert found.std == pytest.approx(a[..., c].std() - b[..., c].std(), abs=1e-9)
+    assert [d.mean for d in drift(a + np.uint8(7), a)] == pytest.approx([7, 7, 7])
+    read = classes(np.array([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.3, 0.7, 0]]))
+    assert read.histogram == (2, 2, 0)
+    assert read.entropy == pytest.approx(1)
+    assert read.confidence == pytest.approx(0.75)

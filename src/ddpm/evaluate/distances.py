@@ -1,7 +1,8 @@
 """Distances between two sets of images, in an extractor's features.
 
-FID, KID's kernel and the Inception Score are torchmetrics', fed with features that are there already; the k-nearest-
-neighbour measures are of the papers named. Everything is float64.
+FID and the Inception Score are torchmetrics', fed with features that are there already. KID is not: torchmetrics draws
+its subsets unkeyed, takes their spread for an error, and divides by one set's size for both. The k-nearest-neighbour
+measures are of the papers named. Everything is float64.
 """
 
 from __future__ import annotations
@@ -61,14 +62,25 @@ def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
     Measured in disjoint blocks of both sets, whose values are independent: their mean, and its standard error.
     """
-    from torchmetrics.image.kid import poly_mmd
-
     blocks = min(BLOCKS, len(samples) // 2, len(reference) // 2)
     if blocks < 2:
         raise ValueError(f"KID needs at least 4 images a side, got {len(samples)} and {len(reference)}")
     # Every block-th image: sets that are sorted (by class, say) are dealt out evenly.
-    values = [float(poly_mmd(_tensor(reference[b::blocks]), _tensor(samples[b::blocks]))) for b in range(blocks)]
+    values = [_mmd(_tensor(samples[b::blocks]), _tensor(reference[b::blocks])) for b in range(blocks)]
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(blocks)))
+
+
+def _mmd(x: Tensor, y: Tensor) -> float:
+    """The unbiased squared MMD with the kernel (x.y / D + 1)^3 (torchmetrics' is right for sets of equal size alone)."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        own = kernel(a, a)
+        return (own.sum() - own.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
 
 def inception_score(probabilities: np.ndarray) -> float:

@@ -1,0 +1,65 @@
+"""Samples to be measured: drawn, or read from where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.config import SamplingSection
+from ddpm.errors import DataError, UsageError
+from ddpm.generate import Model, sample
+from ddpm.images import read_png
+
+
+def draw_samples(model: Model, count: int, settings: SamplingSection, done: Callable[[int], object]) -> np.ndarray:
+    """Images 0..count-1 of the settings' seed, uint8 (N, H, W, C); `done` is told the size of each finished batch."""
+    values = settings.model_dump()
+    parts = []
+    for start in range(0, count, settings.batch_size):
+        size = min(settings.batch_size, count - start)
+        parts.append(sample(model, size, start=start, **values))
+        done(size)
+    return np.concatenate(parts)
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """Samples from an .npz or .npy file, or a folder of PNGs: uint8 (N, H, W, C).
+
+    A folder's samples.npz comes first, then its pictures but for grid.png, by name.
+    Raises DataError or UsageError for what is no such thing.
+    """
+    if path.is_dir():
+        if (path / "samples.npz").exists():
+            return read_samples(path / "samples.npz")
+        pictures = sorted(p for p in path.glob("*.png") if p.name != "grid.png")
+        if not pictures:
+            raise UsageError(f"--samples-from: {path} has neither samples.npz nor PNG pictures")
+        try:
+            arrays = [read_png(picture) for picture in pictures]
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: a picture cannot be read: {error}") from error
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise DataError(f"{path}: pictures of several sizes: {', '.join(map(str, sorted(shapes)))}")
+        return np.stack(arrays)
+    try:
+        with path.open("rb") as stored:
+            loaded = np.load(stored)
+            array = np.asarray(loaded["arr_0"] if hasattr(loaded, "files") else loaded)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UsageError(
+            f"--samples-from: {path}: expected a folder, or an .npz file with arr_0, as ddpm sample writes them ({error})"
+        ) from error
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise UsageError(
+            f"--samples-from: {path} holds {array.dtype} {array.shape}, expected uint8 (N, H, W, C) with C 1 or 3"
+        )
+    return array
+
+
+def sha256_of(samples: np.ndarray) -> str:
+    """Of the pixels and their shape."""
+    return hashlib.sha256(repr(samples.shape).encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
