@@ -1,9 +1,9 @@
-# make demo | test | test-all | check | install. Everything lives in .venv; nothing else is touched.
+# make demo | test | test-all | check | bench | bench-quick | install. Everything lives in .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install demo test test-all check clean
+.PHONY: install demo test test-all check bench bench-quick clean
 
 install: .venv/installed
 
@@ -31,6 +31,12 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed-test
+	$(BIN)/python -m benchmarks
+
+bench-quick: .venv/installed-test
+	$(BIN)/python -m benchmarks --quick
 
 clean:
 	rm -rf .venv output .pytest_cache .mypy_cache .ruff_cache

@@ -161,20 +161,21 @@ def plot(rows: list[tuple[str, str, float, list[float]]], path: Path) -> None:
     panels = list(dict.fromkeys(panel for panel, *_ in rows))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 5.6), layout="constrained")
     for axis, panel in zip(axes, panels, strict=True):
-        same: dict[tuple[float, ...], list[str]] = {}
+        same: dict[str, tuple[list[str], list[float]]] = {}  # solvers that no line would tell apart
         for _, name, _, errors in (row for row in rows if row[0] == panel):
-            same.setdefault(tuple(float(f"{e:.2g}") for e in errors), []).append(name)
+            same.setdefault(" ".join(f"{e:.1e}" for e in errors), ([], errors))[0].append(name)
         markers = itertools.cycle("osD^v<>ph*X")
-        for errors, names in same.items():
-            label = f"{', '.join(names)}: {slope(list(errors)):.1f}"
+        for names, errors in same.values():
+            label = f"{', '.join(names)}: {slope(errors):.1f}"
             axis.loglog(COUNTS, errors, marker=next(markers), markersize=4, linewidth=1.2, label=label, base=2)
-        top = 0.5 * max(e[0] for e in same)
+        lines = [errors for _, errors in same.values()]
+        top = 0.5 * max(errors[0] for errors in lines)
         for order in (1, 2, 3, 4):
             guide = [top * (COUNTS[0] / n) ** order for n in COUNTS]
             axis.loglog(COUNTS, guide, color="0.75", linewidth=0.8, linestyle=":", base=2)
             axis.annotate(str(order), (COUNTS[-1], guide[-1]), color="0.5", fontsize=8)
         axis.set_yscale("log", base=10)
-        axis.set_ylim(0.2 * min(min(e) for e in same if min(e) > 1e-8), None)
+        axis.set_ylim(0.2 * min(min(errors) for errors in lines if min(errors) > 1e-8), None)
         axis.set_xticks(COUNTS, [str(n) for n in COUNTS])
         axis.minorticks_off()
         axis.set_title(TITLES[panel], fontsize=10)

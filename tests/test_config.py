@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from ddpm.config import (
     to_yaml,
 )
 from ddpm.errors import ConfigError
+from tests.tiny import tiny
 
 GOOD = """\
 data:
@@ -212,3 +215,90 @@ def test_every_setting_is_described() -> None:
         for key, setting in field.annotation.model_fields.items():  # type: ignore[union-attr]
             assert setting.description, f"{section}.{key}"
     assert len(flatten(load_config("image/mnist/ddpm_32x32_epsilon_discrete"))) > 40
+
+
+def _objective(**changes: object) -> Config:
+    return tiny(**{"sampling__steps": None} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"diffusion__variance": "learned"}, ["variance: learned", "untrained", "hybrid or bound"]),
+        ({"diffusion__variance": "learned_range"}, ["variance: learned_range", "untrained"]),
+        ({"training__loss": "hybrid"}, ["no effect with diffusion.variance: fixed_large", "learned_range"]),
+        ({"training__vlb_weight": 0.1}, ["vlb_weight has no effect with loss: simple", "hybrid"]),
+        ({"training__min_snr_gamma": 3.0}, ["min_snr_gamma has no effect with weighting: none"]),
+        ({"training__weighting": "min_snr", "training__loss": "bound"}, ["weights of its own"]),
+        ({"training__loss": "bound", "diffusion__timesteps": 1}, ["timesteps: 2 or more"]),
+        (
+            {"diffusion__zero_terminal_snr": True},
+            ["zero_terminal_snr: true", "'epsilon' says nothing", "prediction: v"],
+        ),
+        ({"diffusion__zero_terminal_snr": True, "diffusion__prediction": "mu"}, ["'mu' says nothing"]),
+        (
+            {"diffusion__zero_terminal_snr": True, "diffusion__prediction": "v", "diffusion__schedule": "jsd"},
+            ["no effect on the schedule 'jsd'"],
+        ),
+        (
+            {"diffusion__zero_terminal_snr": True, "diffusion__prediction": "v", "training__weighting": "min_snr"},
+            ["weight 0", "weighting: none"],
+        ),
+        (
+            {"diffusion__variance": "learned", "training__loss": "bound", "sampling__steps": 5},
+            ["sampling.steps: 5", "longer steps", "learned_range"],
+        ),
+    ],
+)
+def test_objectives_without_a_meaning_are_refused(changes: dict[str, object], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _objective(**changes)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_objectives_with_a_meaning_are_accepted() -> None:
+    """All combinations of the choices: just the listed reasons refuse one."""
+    accepted = 0
+    for prediction, variance, loss, weighting, times, zero in itertools.product(
+        ("epsilon", "x0", "v", "mu"),
+        ("fixed_small", "fixed_large", "learned", "learned_range"),
+        ("simple", "bound", "hybrid"),
+        ("none", "min_snr"),
+        ("uniform", "importance"),
+        (False, True),
+    ):
+        meaningful = (
+            not (variance.startswith("learned") and loss == "simple")
+            and not (variance.startswith("fixed") and loss == "hybrid")
+            and not (weighting == "min_snr" and (loss == "bound" or zero))
+            and not (zero and prediction in ("epsilon", "mu"))
+        )
+        changes = {
+            "diffusion__prediction": prediction,
+            "diffusion__variance": variance,
+            "diffusion__zero_terminal_snr": zero,
+            "training__loss": loss,
+            "training__weighting": weighting,
+            "training__timesteps": times,
+        }
+        if not meaningful:
+            with pytest.raises(ConfigError):
+                _objective(**changes)
+            continue
+        config = _objective(**changes)
+        assert parse_config(plain(config), source="again") == config
+        accepted += 1
+    assert accepted == 128
+
+
+def test_the_example_of_the_objectives_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text()
+    example = page.split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "improved.yaml"
+    path.write_text(GOOD.replace("training:\n", "").replace("  steps: 10\n", "") + example + "  steps: 10\n")
+    config = load_config(path)
+    assert (config.diffusion.variance, config.training.loss) == ("learned_range", "hybrid")
+    for section, settings in {"diffusion": config.diffusion, "training": config.training}.items():
+        for key in re.findall(rf"`{section}\.(\w+)`", page):
+            assert key in type(settings).model_fields

@@ -13,14 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import Diffusion, PredictionKind
+from ddpm.diffusion import Diffusion, PredictionKind, VarianceKind
 from ddpm.losses import simple
 from ddpm.schedule import make_schedule, spaced_steps
-from tests.reference import MODELS, Case, arrays, close, files, ours
+from tests.reference import MODELS, Case, arrays, close, files, model_with_variance, ours
 
 LINEAR = Diffusion(schedule=make_schedule("linear", 1000))
 MEANS: dict[str, PredictionKind] = {"EPSILON": "epsilon", "START_X": "x0", "PREVIOUS_X": "mu"}
-VARIANCES = {"FIXED_SMALL": "fixed_small", "FIXED_LARGE": "fixed_large"}
+VARIANCES: dict[str, VarianceKind] = {
+    "FIXED_SMALL": "fixed_small",
+    "FIXED_LARGE": "fixed_large",
+    "LEARNED": "learned",
+    "LEARNED_RANGE": "learned_range",
+}
 
 
 @files
@@ -87,11 +92,21 @@ def test_p_mean_and_x0(
 
 @files
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_p_variance(golden: Path, file: str, c: str, tolerance: float, amplified: float, variance: str) -> None:
+@pytest.mark.parametrize("kind", MEANS)
+@pytest.mark.parametrize("clip", ["clip", "noclip"])
+def test_p_variance(
+    golden: Path, file: str, c: str, tolerance: float, amplified: float, variance: str, kind: str, clip: str
+) -> None:
+    """Mean, x_0 and variance of each prediction x variance x clipping: the one does not change the other."""
     case = Case(golden, file, c)
-    diffusion = replace(LINEAR, variance=VARIANCES[variance])  # type: ignore[arg-type]
+    diffusion = replace(LINEAR, prediction=MEANS[kind], variance=VARIANCES[variance])
     floor = diffusion.floor_log_var(spaced_steps(1000))
-    gaussian, x0 = diffusion.p(ours(MODELS["gmm"]), case.x_t, case.t, case.t - 1, clip=True, floor_log_var=floor)
+    net = ours(model_with_variance("gmm", variance))
+    gaussian, x0 = diffusion.p(net, case.x_t, case.t, case.t - 1, clip=clip == "clip", floor_log_var=floor)
+    close(x0, case[f"pmv.gmm.{kind}.{clip}.pred_xstart"], amplified)
+    close(gaussian.mean, case[f"pmv.gmm.{kind}.{clip}.mean"], 10 * tolerance)
+    if diffusion.learns_variance:
+        close(net(case.x_t, case.t).chunk(2, 1)[1], case[f"model_v.{variance}"], tolerance)
     log_var = torch.as_tensor(gaussian.log_var).expand_as(x0)
     close(log_var, case[f"pmv.{variance}.log_variance"], tolerance)
     expected = case[f"pmv.{variance}.variance"].clone()
@@ -109,11 +124,11 @@ def test_p_sample(
 ) -> None:
     """One reverse step from x_t with their noise; at t = 1 the mean alone."""
     case = Case(golden, file, c)
-    diffusion = replace(LINEAR, variance=VARIANCES[variance])  # type: ignore[arg-type]
-    gaussian, _ = diffusion.p(ours(MODELS[model]), case.x_t, case.t, case.t - 1, clip=clip == "clip")
-    noise = torch.where((case.t == 1).view(-1, 1, 1, 1), 0.0, case.noise)
-    log_var = torch.as_tensor(gaussian.log_var).clamp(min=-100)
-    step = gaussian._replace(log_var=log_var).sample(noise)
+    diffusion = replace(LINEAR, variance=VARIANCES[variance])
+    net = ours(model_with_variance(model, variance))
+    floor = diffusion.floor_log_var(spaced_steps(1000))
+    gaussian, _ = diffusion.p(net, case.x_t, case.t, case.t - 1, clip=clip == "clip", floor_log_var=floor)
+    step = gaussian.sample(torch.where((case.t == 1).view(-1, 1, 1, 1), 0.0, case.noise))
     close(step, case[f"p_sample.{model}.EPSILON.{variance}.{clip}"], 10 * tolerance)
 
 
@@ -138,7 +153,8 @@ def test_simple_loss(
         value = simple(replace(diffusion, prediction=MEANS[kind]), call, case.x0, t, case.eps)
         assert value.shape == (4,)
         # The mean squared error does not depend on the variance; each file holds some of the combinations.
-        keys = [f"{name}.MSE.{model}.{kind}.{v}.{part}" for v in VARIANCES for part in ("mse", "loss")]
+        fixed = ("FIXED_SMALL", "FIXED_LARGE")
+        keys = [f"{name}.MSE.{model}.{kind}.{v}.{part}" for v in fixed for part in ("mse", "loss")]
         present = [key for key in keys if f"{key}.{c}" in arrays(golden / file)]
         assert present or (kind != "EPSILON" and "T100." in name + ".")
         for key in present:
@@ -249,3 +265,38 @@ def test_the_clock_matters(golden: Path) -> None:
     case = Case(golden, "process_f64.npz", "c1")
     off = LINEAR.q_sample(case.x0, case.t - 1, case.eps)
     assert np.abs((off - case["q_sample"]).numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 999), (1000, 500), (40, 1), (2, 1)])
+def test_learned_range_runs_from_the_posteriors_variance_to_beta_for_any_pair(t: int, s: int) -> None:
+    x0, _ = _images()
+    learned, small, large = (replace(LINEAR, variance=v) for v in ("learned_range", "fixed_small", "fixed_large"))
+    for answer, expected in ((-1.0, small), (1.0, large)):
+        net = lambda x, t, v=answer: torch.cat([x, torch.full_like(x, v)], 1)  # noqa: E731
+        found = learned.p(net, x0, t, s, clip=True)
+        wanted = expected.p(lambda x, t: x, x0, t, s, clip=True)
+        close(found.gaussian.log_var, torch.full_like(x0, wanted.gaussian.log_var), 1e-12)  # type: ignore[arg-type]
+        assert torch.equal(found.gaussian.mean, wanted.gaussian.mean)
+
+
+def test_a_learned_logarithm_is_refused_for_longer_steps() -> None:
+    x0, _ = _images()
+    with pytest.raises(ValueError, match="longer steps"):
+        replace(LINEAR, variance="learned").p(lambda x, t: torch.cat([x, x], 1), x0, 10, 8, clip=True)
+
+
+def test_a_learned_variance_can_be_left_out() -> None:
+    x0, _ = _images()
+    net = lambda x, t: torch.cat([0.3 * x, x], 1)  # noqa: E731
+    for variance in ("learned", "learned_range"):
+        fixed, mean = replace(LINEAR, variance=variance).with_posterior_variance(net)  # type: ignore[arg-type]
+        found = fixed.p(mean, x0, 10, 4, clip=False)
+        wanted = replace(LINEAR, variance="fixed_small").p(lambda x, t: 0.3 * x, x0, 10, 4, clip=False)
+        assert torch.equal(found.gaussian.mean, wanted.gaussian.mean)
+        assert found.gaussian.log_var == wanted.gaussian.log_var
+
+
+def test_a_network_without_the_variances_channels_is_refused() -> None:
+    x0, _ = _images()
+    with pytest.raises(ValueError, match="2 channels; learned_range needs 4"):
+        replace(LINEAR, variance="learned_range").p(lambda x, t: x, x0, 10, 9, clip=True)

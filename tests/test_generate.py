@@ -52,6 +52,23 @@ def test_image_i_is_image_i(model: Model) -> None:
     assert np.abs(all_at_once - sample(model, 20, seed=1).astype(int)).max() > 50
 
 
+def test_a_learned_logarithm_of_the_variance_needs_all_steps_of_the_ancestral_sampler(tmp_path: Path) -> None:
+    config = tiny(diffusion__variance="learned", training__loss="hybrid", training__steps=1, sampling__steps=None)
+    model = load(train(config, tmp_path, progress=False).checkpoint, device="cpu")
+    with pytest.raises(UsageError, match=r"steps: 5: .*longer steps.*all T = 20"):
+        sampling_settings(model, steps=5)
+    assert sample(model, 2).shape == (2, 8, 8, 1)
+    assert sample(model, 2, steps=20).shape == (2, 8, 8, 1)
+    assert sample(model, 2, steps=5, sampler="ddim").shape == (2, 8, 8, 1)  # asks for no variance
+
+
+def test_a_learned_range_takes_any_steps(tmp_path: Path) -> None:
+    config = tiny(diffusion__variance="learned_range", training__loss="hybrid", training__steps=1)
+    model = load(train(config, tmp_path, progress=False).checkpoint, device="cpu")
+    images = [sample(model, 2, steps=steps) for steps in (1, 5, 20)]
+    assert all(len(np.unique(pair)) > 2 for pair in images)
+
+
 def test_settings_come_from_the_checkpoint_and_can_be_changed(model: Model) -> None:
     assert sampling_settings(model).steps == 5
     assert sampling_settings(model, steps=7, seed=None).steps == 7

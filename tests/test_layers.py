@@ -21,6 +21,7 @@ FLOORS = [
         "schedule",
         "gaussian",
         "images",
+        "charts",
         "noise",
         "device",
         "progress",
@@ -29,7 +30,7 @@ FLOORS = [
     {"conditioning", "diffusion", "unet", "ema", "timesteps"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "distributed", "interop"},
-    {"training_loop", "classes", "generate", "cost", "speed", "evaluate", "paper"},
+    {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper"},
     {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

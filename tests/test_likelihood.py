@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpm.diffusion import Diffusion, Net, VarianceKind
 from ddpm.likelihood import Bound, Term, bound_terms, collect, prior_term, rmse_of_levels, strata, term_at
 from ddpm.schedule import Pair, make_schedule, pairs, spaced_steps
-from tests.reference import arrays, close, index, model_with_variance
+from tests.reference import Case, arrays, close, files, index, model_with_variance
 
 MEANS: dict[str, Any] = {"EPSILON": "epsilon", "START_X": "x0"}
 
@@ -70,6 +70,16 @@ def test_recorded_loops(golden: Path, number: int) -> None:
         "mse": bound.eps_mse.flip(1),
     }.items():
         close(value, file[f"{name}.{key}.{c}"], 1e-5 + (0 if double else slack[key]))
+
+
+@files
+def test_prior(golden: Path, file: str, c: str, tolerance: float, amplified: float) -> None:
+    case = Case(golden, file, c)
+    close(
+        prior_term(Diffusion(schedule=make_schedule("linear", 1000)), case.x0),
+        case["prior_bpd"],
+        1e-12 if "f64" in file else 2e-9,
+    )
 
 
 def test_all_recorded_loops_are_read(golden: Path) -> None:

@@ -92,6 +92,53 @@ def test_the_same_command_continues_exactly(tmp_path: Path, stop: int, monkeypat
         assert (whole.folder / name).read_bytes() == (parted.folder / name).read_bytes()
 
 
+@pytest.mark.parametrize("stop", [2, 4])
+def test_the_same_command_continues_exactly_with_every_kind_of_state(
+    tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importance sampling's history, a learned variance, the hybrid loss, dropout and accumulation together."""
+    config = tiny(
+        diffusion__timesteps=4,
+        diffusion__variance="learned_range",
+        sampling__steps=None,
+        training__timesteps="importance",
+        training__loss="hybrid",
+        training__batch_size=64,
+        training__accumulation=2,
+        training__save_every=stop,
+    )
+    whole = train(config, tmp_path / "whole", progress=False)
+    history = checkpoint.load(whole.checkpoint).loss_history
+    assert bool((history["counts"] == 10).all())
+    assert history["losses"].dtype == torch.float64
+
+    train(config, tmp_path / "parted", progress=False)
+    for later in checkpoint.all_in(tmp_path / "parted"):
+        if later.name != f"diffusion-{stop}.pt":
+            later.unlink()
+    saved = checkpoint.load(tmp_path / "parted" / f"diffusion-{stop}.pt")
+    assert not torch.equal(saved.loss_history["losses"], history["losses"])
+    parted = train(config, tmp_path / "parted", progress=False)
+    _same_checkpoints(whole.checkpoint, parted.checkpoint)
+    assert _rows(whole.folder) == _rows(parted.folder)
+
+    # The control: another history takes other steps.
+    content = torch.load(tmp_path / "parted" / f"diffusion-{stop}.pt", weights_only=True)
+    content["loss_history"]["losses"][0] *= 3
+    torch.save(content, tmp_path / "other.pt")
+    other = train(config, tmp_path / "other", resume_from=tmp_path / "other.pt", progress=False)
+    a, b = (checkpoint.load(run.checkpoint).network for run in (whole, other))
+    assert not all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_previews_in_few_steps_of_a_model_that_learns_its_variance(tmp_path: Path, variance: str) -> None:
+    config = tiny(diffusion__variance=variance, training__loss="hybrid", training__steps=3, sampling__steps=None)
+    done = train(config, tmp_path, progress=False)
+    assert read_png(done.folder / "samples" / "step-3.png").ndim == 3
+    assert config.training.preview_steps < config.diffusion.timesteps
+
+
 def test_a_longer_run_goes_on(tmp_path: Path) -> None:
     train(tiny(training__steps=3), tmp_path / "grown", progress=False)
     grown = train(tiny(), tmp_path / "grown", progress=False)

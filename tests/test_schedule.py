@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from ddpm.interop.steps import improved_steps
 from ddpm.schedule import (
     NoiseSchedule,
+    ScheduleName,
     beta_table,
     from_betas,
     karras_steps,
@@ -20,6 +22,7 @@ from ddpm.schedule import (
     pairs,
     sampling_steps,
     spaced_steps,
+    zero_terminal_snr,
 )
 from tests.reference import arrays, close, index
 
@@ -78,6 +81,36 @@ def test_alpha_bar_equals_diffusers_tables(golden: Path, name: str, schedule: st
         ours.alpha_bar[1:].numpy(), tables[f"alphas_cumprod.diffusers.{name}.T1000"], rtol=2e-6, atol=1e-12
     )
     np.testing.assert_allclose(ours.betas.numpy(), tables[f"betas.diffusers.{name}.T1000"], rtol=1e-4, atol=1e-7)
+
+
+def test_zero_terminal_snr_equals_diffusers(golden: Path) -> None:
+    tables = arrays(golden / "schedules.npz")
+    ours = zero_terminal_snr(make_schedule("linear", 1000))
+    name = "linear_zero_snr.T1000"
+    # Theirs is rescaled in float32; near T, where alpha_bar is 1e-8 and less, differences of roots lose digits.
+    np.testing.assert_allclose(
+        ours.alpha_bar[1:].numpy(), tables[f"alphas_cumprod.diffusers.{name}"], rtol=1e-5, atol=1e-9
+    )
+    np.testing.assert_allclose(ours.betas.numpy(), tables[f"betas.diffusers.{name}"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", get_args(ScheduleName))
+def test_schedules_of_any_length_rescaled_to_zero_terminal_snr(name: ScheduleName) -> None:
+    for T in (1, 2, 3, 7, 50, 1000, 4000):
+        schedule = make_schedule(name, T)
+        assert schedule.T == T
+        assert bool((schedule.alpha_bar[1:] < 1).all())
+        if T == 1:
+            with pytest.raises(ValueError, match="T >= 2"):
+                zero_terminal_snr(schedule)
+            continue
+        rescaled = zero_terminal_snr(schedule)
+        assert rescaled.alpha_bar[-1] == 0
+        assert rescaled.alpha_bar[1].item() == pytest.approx(schedule.alpha_bar[1].item(), rel=1e-12)
+        assert bool((rescaled.alpha_bar[:-1] > 0).all())
+        # Only the root's scale and place change: its differences keep their proportions.
+        before, after = (-s.alpha_bar[1:].sqrt().diff() for s in (schedule, rescaled))
+        np.testing.assert_allclose(after / after.sum(), before / before.sum(), rtol=1e-8, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +290,7 @@ def test_what_the_spacings_are() -> None:
         "trailing": [1000, 800, 600, 400, 200],
         "quadratic": [1000, 563, 251, 63, 1],
     }
+    assert [t for t, _ in spaced_steps(1000, 7, "trailing")] == [1000, 857, 714, 571, 429, 286, 143]
     for name in SPACINGS[:-1]:
         assert spaced_steps(1000, 1000, name) == spaced_steps(1000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'karras' is no spacing of integers"):

@@ -22,16 +22,3 @@ EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
 
 PARTICULAR = ("eta", "order", "churn")
 """All of them."""
-
-
-def network_calls(sampler: SamplerName, steps: int) -> int:
-    """How often each image goes through the network in `steps` steps of a sampler."""
-    match sampler:
-        case "heun":  # twice a step, but for the last
-            return 2 * steps - 1
-        case "pndm":  # four times in each of the three steps of the Runge-Kutta warm-up
-            return steps + 3 * min(3, steps - 1)
-        case "plms":  # the first step twice
-            return steps + min(1, steps - 1)
-        case _:
-            return steps

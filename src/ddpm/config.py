@@ -258,7 +258,7 @@ class SamplingSection(Section):
     sampler: SamplerName = "ancestral"
     """The solver: ancestral is Algorithm 2 of the paper; docs/samplers.md describes each."""
     steps: PositiveInt | None = None
-    """The solver's steps (empty: all T). Network calls an image: as many, but 2 K - 1 for heun, K + 9 for pndm,
+    """The solver's steps (empty: all T). Network calls an image: as many, but up to 2 K - 1 for heun, K + 9 for pndm,
     K + 1 for plms."""
     spacing: Spacing | None = None
     """Which timesteps the steps visit (empty: linspace)."""
@@ -341,9 +341,9 @@ class Config(Section):
             raise ValueError(
                 f"sampling.steps: {self.sampling.steps} is more than diffusion.timesteps: {self.diffusion.timesteps}"
             )
-        if self.diffusion.schedule == "jsd" and self.sampling.spacing == "karras":
+        if self.diffusion.ends_in_noise and self.sampling.spacing == "karras":
             raise ValueError(
-                "sampling.spacing: karras needs a finite sigma at T, but the schedule 'jsd' ends in pure noise. "
+                "sampling.spacing: karras needs a finite sigma at T, but the schedule ends in pure noise. "
                 "Use another spacing"
             )
         self._check_objective()

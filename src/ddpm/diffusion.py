@@ -145,8 +145,7 @@ class Diffusion:
             case "v":
                 weight = least / (snr + 1)
             case "mu":
-                c_0, _, _ = self._posterior_coefficients(like.double(), t, t - 1)
-                weight = least / c_0**2
+                weight = least / self._coefficients(like, t, t - 1)[0] ** 2
         return _cast(weight, like)
 
     def denoise(self, net: Net, x_t: Tensor, t: Time, *, clip: Clip) -> Tensor:
@@ -225,13 +224,17 @@ class Diffusion:
     def _posterior_coefficients(
         self, like: Tensor, t: Time, s: Time
     ) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
-        """The weights of x_0 and x_t in the posterior's mean, and its log-variance."""
+        """The weights of x_0 and x_t in the posterior's mean, and its log-variance, in `like`'s dtype."""
+        c_0, c_t, variance = self._coefficients(like, t, s)
+        return _cast(c_0, like), _cast(c_t, like), _cast(_log(variance), like)
+
+    def _coefficients(self, like: Tensor, t: Time, s: Time) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """The weights of x_0 and x_t in the posterior's mean, and its variance, in float64."""
         a_t, a_s = self.schedule.at(t, like), self.schedule.at(s, like)
         beta = 1 - a_t / a_s
         c_0 = a_s**0.5 * beta / (1 - a_t)
         c_t = (a_t / a_s) ** 0.5 * (1 - a_s) / (1 - a_t)
-        log_var = _log((1 - a_s) / (1 - a_t) * beta)
-        return _cast(c_0, like), _cast(c_t, like), _cast(log_var, like)
+        return c_0, c_t, (1 - a_s) / (1 - a_t) * beta
 
 
 def _neighbours(t: Time, s: Time) -> bool:

@@ -3,6 +3,10 @@
 The command line prints the message and exits with `exit_code`; a traceback means a bug in ddpm.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class DDPMError(Exception):
     """Something went wrong that the user can act on (exit code 1)."""
@@ -26,3 +30,14 @@ class DataError(DDPMError):
 
 class CheckpointError(DDPMError):
     """A checkpoint is missing, damaged or does not fit."""
+
+
+class DivergedError(DDPMError):
+    """Training was stopped because its loss is no longer a number."""
+
+    def __init__(self, message: str, step: int, saved: Path | None):
+        super().__init__(message)
+        self.step = step
+        """The step whose loss it was, or the first one after it at which it was looked at."""
+        self.saved = saved
+        """The last good checkpoint, if any was written."""

@@ -55,7 +55,7 @@ class Gaussian(NamedTuple):
         if form == "tanh":
             return _tanh_log_mass(x0, self.mean, scale.exp())
         device = torch.device("cpu") if self.mean.device.type == "mps" else self.mean.device  # mps has no float64
-        x, mean, wide = (value.to(device, torch.float64) for value in (x0, self.mean, scale))
+        x, mean, wide = (value.to(device).double() for value in (x0, self.mean, scale))
         return _log_mass(x, mean, wide.exp()).to(self.mean)
 
 

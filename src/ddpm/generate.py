@@ -28,7 +28,7 @@ from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar
-from ddpm.schedule import sampling_steps
+from ddpm.schedule import Steps, sampling_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
 from ddpm.unet import UNet
 
@@ -152,7 +152,7 @@ def sampling_settings(model: Model, **changes: Any) -> SamplingSection:
     if (settings.steps or 1) > schedule.T:
         raise UsageError(f"steps: {settings.steps} is more than the model's T = {schedule.T}")
     try:
-        sampling_steps(schedule, settings.steps, settings.spacing or "linspace")
+        _steps(model.diffusion, settings)
     except ValueError as error:
         raise UsageError(f"spacing: {error}") from None
     if (
@@ -202,12 +202,22 @@ def draw(
     """`states` of any net for the images that `config` describes; see `classes.condition` for one with classes."""
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
-    steps = sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+    steps = _steps(diffusion, settings)
     own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
-    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=_clip(settings), **own)
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip_of(settings), **own)
 
 
-def _clip(settings: SamplingSection) -> Clip:
+def network_calls(model: Model, settings: SamplingSection) -> int:
+    """How often each image goes through the network."""
+    return samplers.network_calls(settings.sampler, model.diffusion.schedule, _steps(model.diffusion, settings))
+
+
+def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
+    return sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+
+
+def clip_of(settings: SamplingSection) -> Clip:
+    """How the settings keep an estimate of x_0 in range."""
     if settings.clip == "dynamic":
         return Dynamic() if settings.clip_quantile is None else Dynamic(settings.clip_quantile)
     return settings.clip
@@ -256,8 +266,8 @@ def sample_to_folder(
 
     Memory does not grow with `count`. Raises UsageError if the folder holds a set with other settings.
     """
-    identity = _identity(model, settings)
-    _claim(folder, identity)
+    identity = identity_of(model, settings)
+    claim(folder, identity)
     wanted = range(start, start + count)
     missing = [i for i in wanted if not _png(folder, i).exists()]
     made = len(missing)
@@ -281,11 +291,15 @@ def sample_to_folder(
 
 def claimable(model: Model, folder: Path, settings: SamplingSection) -> Path:
     """`folder`, or the first of `folder-2`, `folder-3`, ... that no set with other settings occupies."""
-    identity = _identity(model, settings)
+    return unclaimed(folder, identity_of(model, settings))
+
+
+def unclaimed(folder: Path, identity: dict[str, Any]) -> Path:
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that no set of another identity occupies."""
     return next(f for f in numbered(folder) if _settings_of(f) in (None, identity))
 
 
-def _identity(model: Model, settings: SamplingSection) -> dict[str, Any]:
+def identity_of(model: Model, settings: SamplingSection) -> dict[str, Any]:
     """All that decides what image number i looks like."""
     return {
         "checkpoint_sha256": model.sha256,
@@ -308,7 +322,8 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write settings.json into `folder`. Raises UsageError if it holds pictures made with other settings."""
     found = _settings_of(folder)
     if found is None:
         write_json(folder / "settings.json", identity)

@@ -50,6 +50,13 @@ def to_arrays(x: Tensor, crop: Crop | None = None) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def unpacked(levels: np.ndarray, crop: Crop | None = None) -> np.ndarray:
+    """Packed uint8 (N, C, H, W) -> (N, H, W, C), padding cropped off; a view."""
+    if crop:
+        levels = levels[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return levels.transpose(0, 2, 3, 1)
+
+
 def to_picture(array: np.ndarray) -> Image:
     """uint8 (H, W, C) with 1 or 3 channels -> a Pillow image."""
     from PIL import Image
@@ -73,17 +80,23 @@ def grid(arrays: np.ndarray, *, columns: int | None = None, height: int | None =
     count, h, w, channels = arrays.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    scale = max(1, math.ceil((height or 64) / h))
-    if h < 16:
-        arrays = np.stack([_smooth(array, scale) for array in arrays])
-    else:
-        arrays = arrays.repeat(scale, axis=1).repeat(scale, axis=2)
-    h, w, gap = h * scale, w * scale, max(2, h * scale // 12)
+    arrays = enlarge(arrays, height or 64)
+    h, w = arrays.shape[1:3]
+    gap = max(2, h // 12)
     page = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, channels), PAPER, np.uint8)
     for i, array in enumerate(arrays):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         page[y : y + h, x : x + w] = array
     return page
+
+
+def enlarge(arrays: np.ndarray, height: int) -> np.ndarray:
+    """Pictures, uint8 (N, H, W, C), enlarged to at least `height`: by whole pixels, tiny ones (below 16) smoothly."""
+    h = arrays.shape[1]
+    scale = max(1, math.ceil(height / h))
+    if h < 16:
+        return np.stack([_smooth(array, scale) for array in arrays])
+    return arrays.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _smooth(array: np.ndarray, scale: int) -> np.ndarray:

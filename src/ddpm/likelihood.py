@@ -90,7 +90,7 @@ def term_at(
     x_t = diffusion.q_sample(x0, t, eps)
     bits, estimate = bound_term(diffusion, net, x0, x_t, t, s, clip=clip, floor_log_var=floor_log_var, decoder=decoder)
     noise_error = diffusion.eps_of(estimate, x_t, t) - eps
-    return Term(bits.double().cpu(), _mean_square(estimate - x0), _mean_square(noise_error))
+    return Term(bits.cpu().double(), _mean_square(estimate - x0), _mean_square(noise_error))
 
 
 def bound_terms(
@@ -159,4 +159,4 @@ def rmse_of_levels(mse: Tensor) -> Tensor:
 
 
 def _mean_square(error: Tensor) -> Tensor:
-    return error.square().flatten(1).mean(1).double().cpu()
+    return error.square().flatten(1).mean(1).cpu().double()  # not all devices have float64

@@ -19,7 +19,7 @@ from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.classes import condition, page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
 from ddpm.device import autocast, choose_device, describe, is_out_of_memory
-from ddpm.errors import ConfigError, DDPMError
+from ddpm.errors import ConfigError, DDPMError, DivergedError
 from ddpm.files import numbered, write_text
 from ddpm.generate import draw
 from ddpm.images import save_png, to_arrays
@@ -248,9 +248,11 @@ class _Run:
         if math.isfinite(float(step.loss)):
             return
         safe = f"The last good checkpoint is {self.saved}" if self.saved else "No checkpoint was written yet"
-        raise DDPMError(
+        raise DivergedError(
             f"the loss is {float(step.loss)} at step {step.step:,}: training has diverged and was stopped. {safe}. "
-            "A lower training.learning_rate, a longer training.warmup_steps or training.precision: float32 may help"
+            "A lower training.learning_rate, a longer training.warmup_steps or training.precision: float32 may help",
+            step.step,
+            self.saved,
         )
 
     def _preview(self, state: TrainingState, tracker: Tracker) -> None:

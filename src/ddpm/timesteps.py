@@ -78,7 +78,7 @@ class LossHistory:
         What is not finite is not remembered: it would leave no probabilities to draw from.
         """
         rows, counts = self.losses.numpy(), self.counts.numpy()
-        for place, loss in zip((t - 1).tolist(), losses.detach().double().tolist(), strict=True):
+        for place, loss in zip((t - 1).tolist(), losses.tolist(), strict=True):
             if not np.isfinite(loss):
                 continue
             if counts[place] == HISTORY:

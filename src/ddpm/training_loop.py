@@ -22,7 +22,7 @@ from torch import Tensor
 from ddpm import checkpoint, ema, timesteps
 from ddpm.conditioning import NO_CLASS, Conditional, dropped
 from ddpm.config import Config
-from ddpm.data import Batch, ImageSet, batches
+from ddpm.data import Batch, ImageSet, ahead, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import CheckpointError, ConfigError
@@ -235,16 +235,16 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
     check_classes(config, images)
     diffusion, objective = build_diffusion(config), build_objective(config)
     training, total = config.training, total_steps(config, len(images))
-    source = batches(images, training.batch_size, seed=training.seed, start=state.step)
+    inputs = _inputs(config, state, images, diffusion.schedule.T)
+    if state.device.type != "cpu" and state.loss_history is None:  # with a history t depends on the step before
+        inputs = ahead(inputs)
     while state.step < total:
         number = state.step + 1
         rate = learning_rate_at(number, config, total)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        inputs = draw_inputs(config, next(source), state.step, diffusion.schedule.T, state.loss_history)
-        loss, each = _accumulate_gradients(config, state, diffusion, objective, inputs)
-        if state.loss_history is not None:
-            state.loss_history.update(inputs.t, each)
+        drawn = next(inputs)
+        loss, each = _accumulate_gradients(config, state, diffusion, objective, drawn)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
@@ -253,6 +253,8 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         state.optimizer.zero_grad(set_to_none=True)
         decay = ema.decay_at(number, training.ema_decay)
         ema.update(state.ema, state.network, decay)
+        if state.loss_history is not None:
+            state.loss_history.update(drawn.t, each)
         state.step = number
         yield Step(number, loss, grad_norm, rate, decay)
 
@@ -270,6 +272,13 @@ class Inputs(NamedTuple):
     """(B,) float32: of each image's loss, for the way its t was drawn."""
     labels: Tensor
     """(B,) int64: the class that the network is told, NO_CLASS where it is told none."""
+
+
+def _inputs(config: Config, state: TrainingState, images: ImageSet, T: int) -> Iterator[Inputs]:
+    """What the steps after `state.step` are trained with, without end."""
+    source = batches(images, config.training.batch_size, seed=config.training.seed, start=state.step)
+    for step, batch in enumerate(source, state.step):
+        yield draw_inputs(config, batch, step, T, state.loss_history)
 
 
 def draw_inputs(config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None) -> Inputs:

@@ -65,13 +65,3 @@ def noise_of(array: np.ndarray) -> Callable[[int], Tensor]:
 def trajectory(start: Tensor, states: Iterable[State]) -> Tensor:
     """The start and every state."""
     return torch.stack([start, *(s.x for s in states)])
-
-
-def with_range(model: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A model that answers for `learned_range` too; t counts from 0."""
-
-    def net(x: Tensor, t: Tensor) -> Tensor:
-        at = t.double().view(-1, *[1] * (x.ndim - 1))
-        return torch.cat([model(x, t), (1.2 * torch.sin(3 * x.double() + at / 50)).to(x.dtype)], 1)
-
-    return net

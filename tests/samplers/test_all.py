@@ -15,10 +15,10 @@ from torch import Tensor
 
 import ddpm
 from ddpm import samplers
-from ddpm.choices import EFFECTIVE, SamplerName, network_calls
+from ddpm.choices import EFFECTIVE, SamplerName
 from ddpm.diffusion import Diffusion, Dynamic
-from ddpm.samplers import by_name
-from ddpm.schedule import sampling_steps
+from ddpm.samplers import by_name, network_calls
+from ddpm.schedule import make_schedule, sampling_steps
 from tests.reference import MODELS, close, ours
 from tests.samplers.recorded import LINEAR, Watched, trajectory
 
@@ -89,7 +89,7 @@ def test_starts_at_T_ends_at_the_image_and_calls_as_often_as_it_says(name: Sampl
     assert [s.t for s in states] == [s for _, s in steps]
     assert net.times[0] == 1000
     assert min(net.times) >= 1
-    assert len(net.times) == network_calls(name, 12)
+    assert len(net.times) == network_calls(name, LINEAR.schedule, steps)
     # Each draw once; only churn draws before the last step, to take it away again.
     assert drawn == sorted(set(drawn))
     assert 11 not in drawn or "churn" in EFFECTIVE[name]
@@ -98,6 +98,24 @@ def test_starts_at_T_ends_at_the_image_and_calls_as_often_as_it_says(name: Sampl
         assert states[-1].x0 is not None
         close(states[-1].x, states[-1].x0, 1e-12)
     assert not any(s.x.requires_grad for s in states)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [4, 12, 400])
+def test_a_small_error_of_the_network_stays_small_out_of_pure_noise(name: SamplerName, count: int) -> None:
+    """The cosine schedule ends at sigma = 20,000: no sampler may multiply what the network gets wrong there by that."""
+    cosine = Diffusion(schedule=make_schedule("cosine", 1000))
+    steps = sampling_steps(cosine.schedule, count)
+
+    def net(x: Tensor, t: Tensor) -> Tensor:  # of pixels that are N(0, 0.5^2), but for an error that changes with t
+        a = cosine.schedule.alpha_bar[t.long()].view(-1, 1, 1, 1)
+        return (1 - a).sqrt() * x / (0.25 * a + 1 - a) + 0.02 * torch.sin(t.double() / 50).view(-1, 1, 1, 1)
+
+    watched, noises = Watched(net), torch.randn(count, 2, 1, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    states = by_name(name, cosine, watched, START, steps, noise=lambda k: noises[k])
+    largest = max(float(state.x.abs().max()) for state in states)
+    assert largest < 5
+    assert len(watched.times) == network_calls(name, cosine.schedule, steps)
 
 
 @pytest.mark.parametrize("name", NAMES)

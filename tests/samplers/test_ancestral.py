@@ -14,9 +14,9 @@ from torch import Tensor
 from ddpm.diffusion import Diffusion
 from ddpm.interop.steps import diffusers_steps, improved_steps, noisy_end
 from ddpm.samplers import ancestral
-from ddpm.schedule import from_betas, make_schedule, pairs, spaced_steps
-from tests.reference import MODELS, arrays, close, index, ours
-from tests.samplers.recorded import Recorded, trajectory, with_range
+from ddpm.schedule import from_betas, make_schedule, pairs, spaced_steps, zero_terminal_snr
+from tests.reference import MODELS, arrays, close, index, model_with_variance, ours
+from tests.samplers.recorded import Recorded, trajectory
 
 LINEAR = Diffusion(schedule=make_schedule("linear", 1000))
 
@@ -59,7 +59,7 @@ def test_learned_range_equals_improved_diffusion(golden: Path) -> None:
     tables, tag = arrays(golden / "samplers_improved.npz"), "ancestral.gmm.LEARNED_RANGE.sp20.clip"
     start, steps = torch.from_numpy(tables["x_T"]), improved_steps(1000, [20])
     assert [t - 1 for t, _ in steps] == tables[f"{tag}.timesteps"].tolist()
-    net = ours(with_range(MODELS["gmm"]))
+    net = ours(model_with_variance("gmm", "LEARNED_RANGE"))
     learned = replace(LINEAR, variance="learned_range")
     states = ancestral(learned, net, start, steps, noise=_noise(tables["noise"]))
     close(trajectory(start, states), tables[f"{tag}.x"], 1e-4)
@@ -68,7 +68,7 @@ def test_learned_range_equals_improved_diffusion(golden: Path) -> None:
 def test_learned_range_equals_diffusers(golden: Path) -> None:
     case = Recorded(golden, "ddpm.leading.learned_range.gmm")
     assert case.settings["variance_type"] == "learned_range"
-    net, learned = ours(with_range(MODELS["gmm"])), replace(LINEAR, variance="learned_range")
+    net, learned = ours(model_with_variance("gmm", "LEARNED_RANGE")), replace(LINEAR, variance="learned_range")
     states = ancestral(learned, net, case.start, diffusers_steps(1000, 20, "leading"), noise=case.noise)
     close(trajectory(case.start, states), case.x, 1e-4)
 
@@ -97,6 +97,7 @@ def _diffusers_cases() -> Iterator[tuple[str, bool]]:
     yield "ddpm.leading.fixed_small.sample.gmm", True
     yield "ddpm.custom_timesteps.fixed_small.gmm", True
     yield "ddpm.leading.fixed_small.squaredcos.gmm", True
+    yield "ddpm.trailing.fixed_small.zero_snr.v_prediction.gmm", True
 
 
 @pytest.mark.parametrize(("tag", "clip"), list(_diffusers_cases()))
@@ -112,8 +113,9 @@ def test_trajectory_equals_diffusers(golden: Path, tag: str, clip: bool) -> None
         steps = diffusers_steps(1000, 20, settings["timestep_spacing"])
     assert [t - 1 for t, _ in steps] == times
     schedule = {"linear": "linear", "squaredcos_cap_v2": "cosine"}[settings["beta_schedule"]]
+    alpha_bar = make_schedule(schedule, 1000)  # type: ignore[arg-type]
     diffusion = Diffusion(
-        schedule=make_schedule(schedule, 1000),  # type: ignore[arg-type]
+        schedule=zero_terminal_snr(alpha_bar) if settings["rescale_betas_zero_snr"] else alpha_bar,
         prediction={"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}[settings["prediction_type"]],  # type: ignore[arg-type]
         variance=settings["variance_type"],
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.choices import EFFECTIVE, Spacing, network_calls
+from ddpm.choices import EFFECTIVE, Spacing
 from ddpm.cli import main
 from ddpm.run import train
+from ddpm.samplers import network_calls
 from ddpm.schedule import make_schedule, sampling_steps
 from tests.tiny import tiny
 
@@ -47,8 +48,9 @@ def test_times() -> None:
 
 
 def test_every_sampler_is_described_with_its_calls() -> None:
+    linear = make_schedule("linear", 1000)
     for name in EFFECTIVE:
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
         calls = row.split("|")[4].split("(")[0].strip().replace("2 K", "2 * K")
-        assert eval(calls, {"K": 20}) == network_calls(name, 20)
+        assert eval(calls, {"K": 20}) == network_calls(name, linear, sampling_steps(linear, 20))
         assert all(f"`{option}`" in row for option in EFFECTIVE[name])

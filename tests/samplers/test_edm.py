@@ -100,7 +100,7 @@ def _algorithm_2(
 
 @pytest.mark.parametrize("second", [True, False])
 @pytest.mark.parametrize(
-    "churn", [Churn(), Churn(8.0), Churn(40.0, lowest=0.05, highest=50.0, scale=1.003)], ids=["none", "8", "limited"]
+    "churn", [Churn(), Churn(4.0), Churn(40.0, lowest=0.05, highest=50.0, scale=1.003)], ids=["none", "4", "limited"]
 )
 def test_equals_the_papers_algorithm_in_its_own_variables(churn: Churn, second: bool) -> None:
     m, v, schedule = 0.3, 0.04, LINEAR.schedule

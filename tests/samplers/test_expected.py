@@ -109,7 +109,7 @@ def _walk(entry: dict[str, Any], diffusion: Diffusion, x: Tensor, steps: Steps) 
         case "DDIMScheduler":
             return ddim(diffusion, dummy_net, x, steps, clip=True, rederive=False)
         case "PNDMScheduler":
-            return pndm(diffusion, dummy_net, x, steps, clip=False)
+            return pndm(diffusion, dummy_net, x, steps, clip=False, pure=0)
         case "UniPCMultistepScheduler":
             return unipc(diffusion, rounded(dummy_net), x, steps, variant=c["solver_type"], clip=False)
         case _:

@@ -1,12 +1,15 @@
-"""`ddpm benchmark`."""
+"""`ddpm benchmark` and `ddpm benchmark samplers`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from ddpm.commands.arguments import Commands, add_device, add_set, duration, positive
+from ddpm.choices import SamplerName, Spacing
+from ddpm.commands.arguments import Commands, add_device, add_precision, add_set, duration, natural, positive
 from ddpm.errors import DDPMError
 
 if TYPE_CHECKING:
@@ -23,6 +26,68 @@ def add(commands: Commands) -> None:
     benchmark.add_argument("--json", action="store_true", help="print as JSON")
     add_device(benchmark)
     benchmark.set_defaults(command=_run)
+    samplers = benchmark.add_subparsers(metavar="samplers CHECKPOINT").add_parser(
+        "samplers", help="quality against network calls, for every sampler; again: goes on"
+    )
+    samplers.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    samplers.add_argument("--images", type=positive, default=512, metavar="N", help="samples a cell (default 512)")
+    samplers.add_argument(
+        "--calls", type=_numbers, metavar="K,K,...", help="budgets (default 5,8,10,15,20,50,100,1000)"
+    )
+    samplers.add_argument(
+        "--samplers", type=_one_of(SamplerName), metavar="S,S,...", help="default: all; of " + _names(SamplerName)
+    )
+    samplers.add_argument(
+        "--spacings", type=_one_of(Spacing), metavar="P,P,...", help="default: linspace; of " + _names(Spacing)
+    )
+    samplers.add_argument("--seed", type=natural, default=0, metavar="S", help="of all noise (default 0)")
+    samplers.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
+    samplers.add_argument("--out", type=Path, metavar="DIR", help="default: benchmark/<run> beside the run's folder")
+    add_precision(samplers)
+    add_device(samplers)
+    samplers.set_defaults(command=_samplers)
+
+
+def _names(kind: Any) -> str:
+    return ", ".join(get_args(kind))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(positive(part) for part in text.split(","))
+
+
+def _one_of(kind: Any) -> Callable[[str], tuple[str, ...]]:
+    def names(text: str) -> tuple[str, ...]:
+        if unknown := [part for part in text.split(",") if part not in get_args(kind)]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r}: expected some of {_names(kind)}")
+        return tuple(text.split(","))
+
+    return names
+
+
+def _samplers(options: argparse.Namespace) -> None:
+    from ddpm.device import choose_device, limit_memory
+    from ddpm.evaluate.extractor import load_extractor
+    from ddpm.evaluate.sampler_benchmark import markdown, run
+    from ddpm.generate import load
+    from ddpm.run import folder_beside
+
+    device = choose_device(options.device)
+    limit_memory(device)
+    model = load(options.checkpoint, precision=options.precision, device=device)
+    out = options.out or folder_beside(options.checkpoint, "benchmark")
+    given = {"budgets": options.calls, "samplers": options.samplers, "spacings": options.spacings}
+    table = run(
+        model,
+        load_extractor(device=device),
+        out,
+        images=options.images,
+        seed=options.seed,
+        data_root=options.data_root,
+        **{key: value for key, value in given.items() if value},
+    )
+    print(markdown(table), end="")
+    print(f"written    {out}: results.json, table.md, curves.png")
 
 
 def _run(options: argparse.Namespace) -> None:

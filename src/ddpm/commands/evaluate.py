@@ -55,11 +55,11 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError("evaluate: nothing to measure was named; say --nll (the bound on the likelihood)")
     chosen = choose_device(options.device)
     limit_memory(chosen)
-    model = load(options.checkpoint, weights=options.weights, device=chosen)
+    # In float32 wherever it runs: a rounding of the network's would be a part of the figure.
+    model = load(options.checkpoint, weights=options.weights, precision="float32", device=chosen)
     if not options.json:
-        print(
-            f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {describe(model.device)}"
-        )
+        device = describe(model.device)
+        print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {device}")
     figures = {"nll": _nll(model, options)}
     if options.json:
         print(json.dumps(figures))
@@ -104,6 +104,7 @@ def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_sha256": model.sha256,
         "step": model.step,
         "weights": model.weights,
+        "precision": model.precision,
         "data": model.config.data.source,
         "split": split,
         "data_sha256": images.fingerprint,

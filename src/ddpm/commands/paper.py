@@ -36,12 +36,56 @@ class Entry:
     trains: bool = False
 
 
+_MODEL = ("seed", "quick", "device")
+
 ENTRIES = {
     "table2": Entry(
         "config",
         "Table 2: trains each row of the ablation (parameterisation, objective, variance) and compares them",
         ("overrides", "steps", "images", "samples", "seed", "quick", "device"),
         trains=True,
+    ),
+    "table1": Entry(
+        "checkpoint",
+        "Table 1: IS, FID and likelihood, with the paper's rows beside",
+        ("images", "timesteps", "samples", "steps", "data_root", *_MODEL),
+    ),
+    "fig5": Entry(
+        "checkpoint",
+        "Figure 5: rate and distortion against reverse-process time",
+        ("images", "timesteps", "data_root", *_MODEL),
+    ),
+    "table4": Entry(
+        "checkpoint",
+        "Table 4: rate and distortion, in the paper's columns",
+        ("images", "timesteps", "data_root", *_MODEL),
+    ),
+    "fig6": Entry("checkpoint", "Figure 6: estimates of x_0 along the reverse process", ("samples", "steps", *_MODEL)),
+    "fig7": Entry("checkpoint", "Figure 7: samples that share x_t, for several t", ("samples", "steps", *_MODEL)),
+    "fig8": Entry(
+        "checkpoint",
+        "Figure 8: pairs of real images interpolated in latent space",
+        ("images", "steps", "data_root", *_MODEL),
+    ),
+    "fig9": Entry(
+        "checkpoint",
+        "Figure 9: one pair interpolated after fewer and fewer noising steps",
+        ("steps", "data_root", *_MODEL),
+    ),
+    "fig10": Entry(
+        "checkpoint",
+        "Figure 10: quality of the estimates of x_0 against time",
+        ("samples", "steps", "data_root", *_MODEL),
+    ),
+    "neighbours": Entry(
+        "checkpoint",
+        "Figures 15 and 16: nearest training images of samples, and the share of near-copies",
+        ("samples", "steps", "data_root", *_MODEL),
+    ),
+    "forward": Entry(
+        "config",
+        "Figure 2's forward half: images along the noising chain, with their signal-to-noise ratios",
+        ("overrides", "images", "seed", "data_root"),
     ),
 }
 
@@ -52,7 +96,11 @@ def _option(flag: str, **settings: Any) -> Callable[[argparse.ArgumentParser], o
 
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "overrides": add_set,
-    "steps": _option("--steps", type=positive, metavar="N", help="training steps of each row"),
+    "steps": _option("--steps", type=positive, metavar="N", help="training steps of each row; sampling steps"),
+    "timesteps": _option(
+        "--timesteps", type=positive, metavar="K", help="estimate from about K of the T timesteps (default: all)"
+    ),
+    "data_root": _option("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)"),
     "images": _option("--images", type=positive, metavar="N", help="images to evaluate on"),
     "samples": _option("--samples", type=positive, metavar="N", help="images to sample"),
     "seed": _option("--seed", type=natural, metavar="S", help="everything random is a function of this"),

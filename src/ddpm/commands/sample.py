@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from ddpm.choices import SamplerName, Spacing, network_calls
+from ddpm.choices import SamplerName, Spacing
 from ddpm.commands.arguments import Commands, above_zero, add_device, add_precision, interval, natural, number, positive
 
 _SAMPLERS = f"{', '.join(get_args(SamplerName))} (default: the checkpoint's)"
@@ -106,7 +106,7 @@ def sample_command(
     """
     from ddpm.classes import grid_count
     from ddpm.device import choose_device, describe, limit_memory
-    from ddpm.generate import claimable, load, sample_to_folder, sampling_settings
+    from ddpm.generate import claimable, load, network_calls, sample_to_folder, sampling_settings
     from ddpm.run import sample_folder_of
 
     chosen = choose_device(device)
@@ -116,7 +116,7 @@ def sample_command(
     count = count or (grid_count(model.config) if changes.get("classes") == "all" else 16)
     folder = out or claimable(model, default_out or sample_folder_of(path), settings)
     steps = settings.steps or model.diffusion.schedule.T
-    calls = network_calls(settings.sampler, steps)
+    calls = network_calls(model, settings)
     if not as_json:
         spent = "" if calls == steps else f" ({calls} network calls an image)"
         where = f"{describe(model.device)}, {model.precision}"

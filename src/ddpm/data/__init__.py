@@ -12,6 +12,7 @@ from ddpm.data.order import Batch as Batch
 from ddpm.data.order import batch_indices as batch_indices
 from ddpm.data.order import batches as batches
 from ddpm.data.pack import pack
+from ddpm.data.prefetch import ahead as ahead
 from ddpm.data.records import ImageSet as ImageSet
 from ddpm.data.records import ScanReport as ScanReport
 from ddpm.data.records import Source

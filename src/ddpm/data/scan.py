@@ -67,7 +67,7 @@ def scan(contents: Contents, config: DataSection, write: Callable[[bytes], objec
         for number, (item, frame) in enumerate(_decoded(contents.items, config), 1):
             bar.update()
             if isinstance(frame, Exception):
-                skipped.append((item.name, _reason(frame)))
+                skipped.append((item.name, reason(frame)))
             else:
                 write(frame.pixels)
                 digest.update(frame.pixels)
@@ -89,7 +89,7 @@ def scan(contents: Contents, config: DataSection, write: Callable[[bytes], objec
         shape,
         numbers,
         () if numbers is None else contents.class_names,
-        _common(crops, config.size),
+        common_crop(crops, config.size),
         digest.hexdigest(),
         ScanReport(found, tuple(skipped), dict(sizes), dict(modes), animated, contents.ignored, contents.unclassed),
     )
@@ -109,13 +109,14 @@ def _listed(skipped: Sequence[tuple[str, str]]) -> str:
     return ":" * bool(lines) + "".join(lines) + f"\n  and {len(skipped) - 10:,} more" * (len(skipped) > 10)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """In one line; the name of the file is said elsewhere."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
 
 
-def _common(crops: set[Crop], size: tuple[int, int]) -> Crop | None:
+def common_crop(crops: set[Crop], size: tuple[int, int]) -> Crop | None:
+    """The crop that all share; None if they differ, or if it is the whole frame of `size`."""
     if len(crops) != 1:
         return None
     (crop,) = crops

@@ -17,7 +17,7 @@ from ddpm import data
 from ddpm.data import ImageSet, Split
 from ddpm.device import batch_fits
 from ddpm.diffusion import Clip, Diffusion, Net
-from ddpm.errors import DataError, UsageError
+from ddpm.errors import DataError, DDPMError, UsageError
 from ddpm.files import atomic_write, write_json, write_text
 from ddpm.gaussian import DecoderForm
 from ddpm.generate import Model
@@ -63,27 +63,27 @@ class Likelihood:
     @property
     def prior(self) -> Mean:
         """L_T; all are in bits per dimension, padding included."""
-        return _mean(self.bound.bits[:, -1])
+        return mean_of(self.bound.bits[:, -1])
 
     @property
     def transitions(self) -> Mean:
         """The sum of L_{t-1}, t = 2..T."""
-        return _mean(self.bound.bits[:, 1:-1].sum(1))
+        return mean_of(self.bound.bits[:, 1:-1].sum(1))
 
     @property
     def decoder(self) -> Mean:
         """L_0."""
-        return _mean(self.bound.bits[:, 0])
+        return mean_of(self.bound.bits[:, 0])
 
     @property
     def total(self) -> Mean:
         """The bound on -log2 p(x_0)."""
-        return _mean(self.bound.total)
+        return mean_of(self.bound.total)
 
     @property
     def rate(self) -> Mean:
         """L_1 + ... + L_T: what telling the receiver x_1 costs (Section 4.3); the rest, L_0, is the distortion."""
-        return _mean(self.bound.rate[:, 0])
+        return mean_of(self.bound.rate[:, 0])
 
     @property
     def padding(self) -> float:
@@ -115,7 +115,7 @@ class Likelihood:
         """The table per timestep, ascending: one row for each part, then L_T's."""
         rows: list[dict[str, float]] = []
         for k, part in enumerate(self.parts):
-            term, rate = _mean(self.bound.bits[:, k]), _mean(self.bound.rate[:, k])
+            term, rate = mean_of(self.bound.bits[:, k]), mean_of(self.bound.rate[:, k])
             rows.append(
                 {
                     "t": part.start,
@@ -132,12 +132,13 @@ class Likelihood:
 
 
 SCALING = (
-    "each image visits one timestep, drawn evenly, of each part of 1..T; its term counts once for every timestep of the "
-    "part, which leaves the expected total as it is. The standard errors cover the choice of timesteps"
+    "each image visits one timestep, drawn evenly, of each part of 1..T; its term counts once for every timestep "
+    "of the part, which leaves the expected total as it is. The standard errors cover the choice of timesteps"
 )
 
 
-def _mean(values: Tensor) -> Mean:
+def mean_of(values: Tensor) -> Mean:
+    """The average of one number an image, (N,)."""
     return Mean(float(values.mean()), float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0)
 
 
@@ -187,9 +188,12 @@ def measure(
                     terms.append(Term(term.bits * len(part), term.x0_mse, term.eps_mse))
                     bar.update()
                 bounds.append(collect(terms, prior_term(diffusion, x0)))
+    bound = Bound(*(torch.cat(part) for part in zip(*bounds, strict=True)))
+    if bound.bits.isnan().any():
+        raise DDPMError("the bound is not a number: the network's answers are not, or T is too small for its variance")
     dims = int(np.prod(levels.shape[1:]))
     picture = levels.shape[1] * crop.height * crop.width if crop else dims
-    return Likelihood(Bound(*(torch.cat(part) for part in zip(*bounds, strict=True))), parts, dims, picture)
+    return Likelihood(bound, parts, dims, picture)
 
 
 def _within(part: range, share: np.ndarray) -> Tensor:

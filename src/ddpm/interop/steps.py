@@ -111,7 +111,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float]) -> Steps:
 
 def rounded(net: Net) -> Net:
     """`net` asked at the nearest integer time, as diffusers' DPM-Solver and UniPC do with Karras' and Lu's sigmas."""
-    return lambda x_t, t: net(x_t, t.double().round())
+    return lambda x_t, t: net(x_t, t.round())
 
 
 def noisy_end(diffusion: Diffusion, states: Iterator[State], steps: Steps, noise: Noise) -> Iterator[State]:

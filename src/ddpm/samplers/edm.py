@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import Clip, Diffusion, Net
-from ddpm.samplers.line import along, alpha_bar
+from ddpm.samplers.line import PURE, along, alpha_bar
 from ddpm.samplers.state import Noise, State
 from ddpm.schedule import Steps
 
@@ -48,7 +48,7 @@ def euler(
 
     Args and yields: as `heun`.
     """
-    yield from _walk(diffusion, net, x, steps, noise, churn, clip, second=False)
+    yield from _walk(diffusion, net, x, steps, noise, churn, clip, PURE, second=False)
 
 
 @torch.no_grad()
@@ -61,8 +61,11 @@ def heun(
     noise: Noise | None = None,
     churn: Churn | None = None,
     clip: Clip = True,
+    pure: float = PURE,
 ) -> Iterator[State]:
     """Heun's method in sigma, second order: 2 K - 1 network calls for K steps that end at 0.
+
+    Steps out of pure noise are Euler's, with one call.
 
     Args:
         x: x_T, standard normal, (B, C, H, W).
@@ -70,6 +73,7 @@ def heun(
         noise: called with the number of each step that adds some; needed for churn.
         churn: None is deterministic. Where the noise would exceed the model's largest, at the start, less is added.
         clip: how each estimate of x_0 is kept in range (see `diffusion.threshold`).
+        pure: the alpha_bar below which a step is Euler's (see `line.PURE`).
 
     Yields:
         The state after each step, whose x0 is the estimate at the step's start. A step to s = 0 is Euler's, and
@@ -78,7 +82,7 @@ def heun(
     Raises:
         ValueError: churn without noise.
     """
-    yield from _walk(diffusion, net, x, steps, noise, churn, clip, second=True)
+    yield from _walk(diffusion, net, x, steps, noise, churn, clip, pure, second=True)
 
 
 def _walk(
@@ -89,6 +93,7 @@ def _walk(
     noise: Noise | None,
     churn: Churn | None,
     clip: Clip,
+    pure: float,
     *,
     second: bool,
 ) -> Iterator[State]:
@@ -100,8 +105,8 @@ def _walk(
         x0 = diffusion.denoise(net, x, t, clip=clip)
         eps = diffusion.eps_of(x0, x, t)
         ahead = diffusion.q_sample(x0, s, eps)
-        # At the ends the slope is not defined: there is no eps in an image, and no x_0 in pure noise.
-        if second and s > 0 and alpha_bar(diffusion, x, t) > 0:
+        # There is no eps in an image, and none that is exact enough for a slope in pure noise.
+        if second and s > 0 and alpha_bar(diffusion, x, t) > pure:
             eps_ahead = diffusion.eps_of(diffusion.denoise(net, ahead, s, clip=clip), ahead, s)
             ahead = along(diffusion, x, (eps + eps_ahead) / 2, t, s)
         x = ahead

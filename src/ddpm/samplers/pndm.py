@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import Clip, Diffusion, Net
-from ddpm.samplers.line import along, alpha_bar
+from ddpm.samplers.line import PURE, along, alpha_bar
 from ddpm.samplers.state import State
 from ddpm.schedule import Steps
 
@@ -17,7 +17,9 @@ _ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 
 
 
 @torch.no_grad()
-def pndm(diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, clip: Clip = True) -> Iterator[State]:
+def pndm(
+    diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, clip: Clip = True, pure: float = PURE
+) -> Iterator[State]:
     """F-PNDM: three Runge-Kutta steps (Equation 13), then linear multistep ones (Equation 12).
 
     K + 9 network calls for K >= 4 steps. The rules take the steps for equally long: spacings `linspace`, `leading`
@@ -27,24 +29,29 @@ def pndm(diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, clip: Clip 
         x: x_T, standard normal, (B, C, H, W).
         steps: (t, s) pairs.
         clip: how each estimate of x_0 is kept in range (see `diffusion.threshold`).
+        pure: the alpha_bar below which a step is DDIM's (see `line.PURE`).
 
     Yields:
-        The state after each step. A step to s = 0 needs no more than one call in any case.
+        The state after each step. A step to s = 0, or out of pure noise, needs no more than one call.
     """
-    yield from _walk(diffusion, net, x, steps, clip, runge_kutta=True)
+    yield from _walk(diffusion, net, x, steps, clip, pure, runge_kutta=True)
 
 
 @torch.no_grad()
-def plms(diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, clip: Clip = True) -> Iterator[State]:
+def plms(
+    diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, *, clip: Clip = True, pure: float = PURE
+) -> Iterator[State]:
     """The linear multistep rule from the start, whose first step is Heun's: K + 1 network calls for K steps.
 
     This is the PLMS sampler of latent diffusion, and diffusers' PNDM with `skip_prk_steps`.
     Args and yields: as `pndm`.
     """
-    yield from _walk(diffusion, net, x, steps, clip, runge_kutta=False)
+    yield from _walk(diffusion, net, x, steps, clip, pure, runge_kutta=False)
 
 
-def _walk(diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, clip: Clip, *, runge_kutta: bool) -> Iterator[State]:
+def _walk(
+    diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, clip: Clip, pure: float, *, runge_kutta: bool
+) -> Iterator[State]:
     past: list[Tensor] = []
 
     def ask(x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -54,8 +61,8 @@ def _walk(diffusion: Diffusion, net: Net, x: Tensor, steps: Steps, clip: Clip, *
     for k, (t, s) in enumerate(steps):
         x0, eps = ask(x, t)
         past = [eps, *past][:4]
-        if alpha_bar(diffusion, x, t) == 0:
-            x = diffusion.q_sample(x0, s, eps)  # out of pure noise there is but DDIM's step
+        if alpha_bar(diffusion, x, t) <= pure:
+            x = diffusion.q_sample(x0, s, eps)  # DDIM's step
         elif s == 0:
             mixed = _mixed(past)
             x = x0 if mixed is eps else along(diffusion, x, mixed, t, s)

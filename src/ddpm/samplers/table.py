@@ -12,10 +12,26 @@ from ddpm.samplers.ancestral import ancestral
 from ddpm.samplers.ddim import ddim
 from ddpm.samplers.dpm_solver import Order, dpm_solver, dpm_solver_sde
 from ddpm.samplers.edm import Churn, euler, heun
+from ddpm.samplers.line import PURE
 from ddpm.samplers.pndm import plms, pndm
 from ddpm.samplers.state import Noise, State
 from ddpm.samplers.unipc import unipc
-from ddpm.schedule import Steps
+from ddpm.schedule import NoiseSchedule, Steps
+
+
+def network_calls(name: SamplerName, schedule: NoiseSchedule, steps: Steps) -> int:
+    """How often each image goes through the network on the way of `steps`."""
+    count = len(steps)
+    costly = [k for k, (t, s) in enumerate(steps) if s > 0 and schedule.sigma(t) ** 2 < 1 / PURE - 1]
+    match name:
+        case "heun":
+            return count + len(costly)
+        case "pndm":
+            return count + 3 * sum(k < 3 for k in costly)
+        case "plms":
+            return count + sum(k == 0 for k in costly)
+        case _:
+            return count
 
 
 def by_name(

@@ -1,0 +1,161 @@
+"""Distances between two sets of images, in an extractor's features.
+
+FID, KID's kernel and the Inception Score are torchmetrics', fed with features that are there already; the k-nearest-
+neighbour measures are of the papers named. Everything is float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddpm.evaluate.extractor import Features
+
+NEIGHBOURS = 5
+"""k of precision, recall, density and coverage."""
+BLOCKS = 10
+"""Parts in which KID is measured."""
+
+
+class Estimate(NamedTuple):
+    """A measured value and its standard error."""
+
+    value: float
+    error: float
+
+
+class Overlap(NamedTuple):
+    """How two sets lie in one another, by k nearest neighbours: shares in 0..1, density may pass 1."""
+
+    precision: float
+    """Samples that lie within the reference (arXiv 1904.06991)."""
+    recall: float
+    """Reference images that lie within the samples."""
+    density: float
+    """How many reference images' neighbourhoods a sample lies in, over k (arXiv 2002.09797)."""
+    coverage: float
+    """Reference images with a sample in their neighbourhood."""
+
+
+def fid(samples: np.ndarray, reference: np.ndarray) -> float:
+    """The Frechet distance of two sets of features, (N, D) and (M, D) (arXiv 1706.08500)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    features = nn.Identity()
+    features.num_features = samples.shape[1]
+    metric = FrechetInceptionDistance(features)
+    metric.set_dtype(torch.float64)
+    metric.update(_tensor(reference), real=True)
+    metric.update(_tensor(samples), real=False)
+    return float(metric.compute())
+
+
+def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
+    """The kernel distance (arXiv 1801.01401): unbiased, so that it may be negative, whatever the number of samples.
+
+    Measured in disjoint blocks of both sets, whose values are independent: their mean, and its standard error.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    blocks = min(BLOCKS, len(samples) // 2, len(reference) // 2)
+    if blocks < 2:
+        raise ValueError(f"KID needs at least 4 images a side, got {len(samples)} and {len(reference)}")
+    # Every block-th image: sets that are sorted (by class, say) are dealt out evenly.
+    values = [float(poly_mmd(_tensor(reference[b::blocks]), _tensor(samples[b::blocks]))) for b in range(blocks)]
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(blocks)))
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp of the mean KL(p(y | x) || p(y)) of class probabilities, (N, K), in one split (arXiv 1606.03498)."""
+    from torchmetrics.image.inception import InceptionScore
+
+    metric = InceptionScore(nn.Identity(), splits=1)
+    metric.set_dtype(torch.float64)
+    metric.update(_tensor(probabilities).clamp(min=1e-300).log())
+    with torch.random.fork_rng(devices=[]):  # torchmetrics shuffles; one split does not depend on it
+        return float(metric.compute()[0])
+
+
+def overlap(samples: np.ndarray, reference: np.ndarray, k: int = NEIGHBOURS) -> Overlap:
+    """Precision, recall, density and coverage of features (N, D) against (M, D); N, M > k."""
+    if min(len(samples), len(reference)) <= k:
+        raise ValueError(f"{k} neighbours need more images than that on each side")
+    between = torch.cdist(_tensor(samples), _tensor(reference))
+    of_samples, of_reference = _radii(samples, k), _radii(reference, k)
+    inside = between <= of_reference[None, :]
+    return Overlap(
+        precision=_share(inside.any(1)),
+        recall=_share((between <= of_samples[:, None]).any(0)),
+        density=float(inside.sum()) / (k * len(samples)),
+        coverage=_share(between.amin(0) <= of_reference),
+    )
+
+
+def _radii(points: np.ndarray, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest other."""
+    x = _tensor(points)
+    return torch.cdist(x, x).kthvalue(k + 1, 1).values  # the nearest is the point itself
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float64))
+
+
+class Classes(NamedTuple):
+    """What the extractor's classifier reads."""
+
+    histogram: tuple[int, ...]
+    """Images whose likeliest class is 0, 1, ..."""
+    entropy: float
+    """Of the histogram, in bits; log2 K where all classes are equally frequent."""
+    confidence: float
+    """Mean probability of the likeliest class."""
+
+
+def classes(probabilities: np.ndarray) -> Classes:
+    """The class histogram of probabilities (N, K), its entropy, and the mean confidence."""
+    counts = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
+    shares = counts[counts > 0] / counts.sum()
+    return Classes(tuple(counts.tolist()), float(-(shares * np.log2(shares)).sum()), float(probabilities.max(1).mean()))
+
+
+class Drift(NamedTuple):
+    """Colour shift of a channel, in levels of 0..255: samples less reference."""
+
+    mean: float
+    std: float
+
+
+def drift(samples: np.ndarray, reference: np.ndarray) -> tuple[Drift, ...]:
+    """How mean and standard deviation of each channel differ; uint8 (N, H, W, C) and (M, H, W, C)."""
+    own, other = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (samples, reference))
+    means, stds = own.mean(0) - other.mean(0), own.std(0) - other.std(0)
+    return tuple(Drift(float(m), float(s)) for m, s in zip(means, stds, strict=True))
+
+
+class Comparison(NamedTuple):
+    """A set of samples against a reference."""
+
+    fid: float
+    kid: Estimate
+    inception_score: float
+    overlap: Overlap
+    classes: Classes
+
+
+def compare(samples: Features, reference: Features) -> Comparison:
+    """All distances that need features alone."""
+    return Comparison(
+        fid=fid(samples.vectors, reference.vectors),
+        kid=kid(samples.vectors, reference.vectors),
+        inception_score=inception_score(samples.probabilities),
+        overlap=overlap(samples.vectors, reference.vectors),
+        classes=classes(samples.probabilities),
+    )

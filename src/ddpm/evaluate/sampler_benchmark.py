@@ -1,0 +1,217 @@
+"""Quality against network calls, for every sampler: `ddpm benchmark samplers`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from ddpm.charts import Line, Panel, chart, require_matplotlib
+from ddpm.choices import SamplerName, Spacing
+from ddpm.config import SamplingSection
+from ddpm.errors import DDPMError, UsageError
+from ddpm.evaluate.distances import compare
+from ddpm.evaluate.extractor import Extractor, Features
+from ddpm.evaluate.nll import load_split, subset
+from ddpm.files import write_json, write_text
+from ddpm.generate import Model, network_calls, sample, sampling_settings
+from ddpm.images import save_png, unpacked
+from ddpm.progress import progress_bar
+
+CALLS = (5, 8, 10, 15, 20, 50, 100, 1000)
+REFERENCE = 10_000
+"""Training images, at most, that samples are compared with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One sampler at one budget."""
+
+    sampler: SamplerName
+    spacing: Spacing
+    budget: int
+    """Network calls an image that were allowed."""
+    calls: int
+    """Network calls an image that the most steps within the budget spend."""
+    steps: int
+    fid: float
+    kid: float
+    kid_error: float
+    confidence: float
+    """Mean probability of the likeliest digit."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """All cells, and what they are to be measured by."""
+
+    cells: tuple[Cell, ...]
+    facts: dict[str, Any]
+    floor: float
+    """FID of as many test images as there are samples, against the same reference."""
+
+    def best(self, budget: int) -> Cell | None:
+        """The smallest FID at a budget."""
+        return min((c for c in self.cells if c.budget == budget), key=lambda c: c.fid, default=None)
+
+
+def run(
+    model: Model,
+    extractor: Extractor,
+    out: Path,
+    *,
+    images: int = 512,
+    budgets: Sequence[int] = CALLS,
+    samplers: Sequence[SamplerName] = get_args(SamplerName),
+    spacings: Sequence[Spacing] = ("linspace",),
+    seed: int = 0,
+    data_root: str | None = None,
+    progress: bool = True,
+) -> Table:
+    """Sample `images` with each sampler, spacing and budget, and measure them; the same call again goes on.
+
+    All cells start from the same noise. Each is written to `out/cells` when it is made, and `results.json`,
+    `table.md` and `curves.png` at the end.
+
+    Raises UsageError if `out` holds a benchmark of something else.
+    """
+    require_matplotlib()
+    facts = {
+        "checkpoint_sha256": model.sha256,
+        "step": model.step,
+        "weights": model.weights,
+        "precision": model.precision,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "images": images,
+        "seed": seed,
+    }
+    _claim(out, facts)
+    reference = _features(model, extractor, "train", REFERENCE, data_root)
+    unseen = _features(model, extractor, "test", images, data_root)
+    floor = compare(unseen, reference)
+    planned = list(_plan(model, budgets, samplers, spacings, seed))
+    cells = []
+    with progress_bar("measuring", sum(s.calls for s in planned) * images, "call", show=progress) as bar:
+        for plan in planned:
+            bar.set_postfix_str(f"{plan.settings.sampler}, {plan.calls} calls")
+            path = out / "cells" / f"{plan.settings.sampler}-{plan.spacing}-{plan.budget}.json"
+            cells.append(_cell(model, extractor, reference, path, plan, images))
+            bar.update(plan.calls * images)
+    facts |= {"reference": f"{len(reference.vectors):,} training images", "data": model.config.data.source}
+    table = Table(tuple(cells), facts | {"floor_confidence": floor.classes.confidence}, floor.fid)
+    write_json(
+        out / "results.json",
+        {**table.facts, "floor_fid": table.floor, "floor_kid": floor.kid.value, "cells": [asdict(c) for c in cells]},
+    )
+    write_text(out / "table.md", markdown(table))
+    save_png(out / "curves.png", curves(table))
+    return table
+
+
+@dataclass(frozen=True)
+class _Plan:
+    settings: SamplingSection
+    spacing: Spacing
+    budget: int
+    calls: int
+
+
+def _plan(
+    model: Model, budgets: Sequence[int], samplers: Sequence[SamplerName], spacings: Sequence[Spacing], seed: int
+) -> Iterator[_Plan]:
+    """For each sampler and budget the most steps that it affords; what a sampler cannot do is left out."""
+    for sampler in samplers:
+        for spacing in spacings:
+            for budget in budgets:
+                for steps in range(min(budget, model.diffusion.schedule.T), 0, -1):
+                    try:
+                        settings = sampling_settings(model, sampler=sampler, steps=steps, spacing=spacing, seed=seed)
+                    except UsageError:
+                        continue
+                    if (calls := network_calls(model, settings)) <= budget:
+                        yield _Plan(settings, spacing, budget, calls)
+                        break
+
+
+def _cell(model: Model, extractor: Extractor, reference: Features, path: Path, plan: _Plan, images: int) -> Cell:
+    if path.exists():
+        return Cell(**json.loads(path.read_text()))
+    changes = plan.settings.model_dump(exclude_none=True)
+    found = compare(extractor(sample(model, images, **changes)), reference)
+    cell = Cell(
+        sampler=plan.settings.sampler,
+        spacing=plan.spacing,
+        budget=plan.budget,
+        calls=plan.calls,
+        steps=plan.settings.steps or model.diffusion.schedule.T,
+        fid=found.fid,
+        kid=found.kid.value,
+        kid_error=found.kid.error,
+        confidence=found.classes.confidence,
+    )
+    write_json(path, asdict(cell))
+    return cell
+
+
+def _features(model: Model, extractor: Extractor, split: Any, count: int, root: str | None) -> Features:
+    images = load_split(model, split, root=root, progress=False)
+    return extractor(unpacked(images.take(subset(len(images), count)), model.data.crop))
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    path = out / "benchmark.json"
+    if not path.exists():
+        write_json(path, facts)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
+    if found != facts:
+        changed = [f"{k}: {found.get(k)} -> {v}" for k, v in facts.items() if found.get(k) != v]
+        raise UsageError(f"{out}: holds a benchmark of something else ({'; '.join(changed)}). Choose another --out")
+
+
+def markdown(table: Table) -> str:
+    """FID of each sampler at each budget; the best of a column is bold."""
+    budgets = sorted({cell.budget for cell in table.cells})
+    rows = list(dict.fromkeys((cell.sampler, cell.spacing) for cell in table.cells))
+    several = len({spacing for _, spacing in rows}) > 1
+    lines = ["| network calls | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
+    for sampler, spacing in rows:
+        found = {c.budget: c for c in table.cells if (c.sampler, c.spacing) == (sampler, spacing)}
+        name = f"`{sampler}`" + (f", {spacing}" if several else "")
+        lines.append(f"| {name} | " + " | ".join(_shown(table, found.get(budget)) for budget in budgets) + " |")
+    f = table.facts
+    lines += [
+        "",
+        f"FID in the features of the {f['extractor']} extractor, {f['images']} samples against {f['reference']} of "
+        f"{f['data']}; as many test images have {table.floor:.2f}. {f['weights']} weights of step {f['step']:,}, seed "
+        f"{f['seed']}. A sampler takes the most steps within the calls.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(table: Table, cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return f"**{cell.fid:.2f}**" if cell is table.best(cell.budget) else f"{cell.fid:.2f}"
+
+
+def curves(table: Table) -> np.ndarray:
+    """The table as a picture."""
+    several = len({cell.spacing for cell in table.cells}) > 1
+    lines = []
+    for sampler, spacing in dict.fromkeys((cell.sampler, cell.spacing) for cell in table.cells):
+        own = [c for c in table.cells if (c.sampler, c.spacing) == (sampler, spacing)]
+        name = f"{sampler}, {spacing}" if several else sampler
+        lines.append(Line([c.calls for c in own], [c.fid for c in own], name=name))
+    f = table.facts
+    panel = Panel("", "network calls an image", "FID, digit features", lines, True, ("test images", table.floor))
+    note = f"{f['images']} samples a point, {f['reference']} of {f['data']}, step {f['step']:,}, seed {f['seed']}"
+    return chart([panel], title="Quality against network calls", note=note)
