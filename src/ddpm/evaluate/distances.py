@@ -69,7 +69,7 @@ def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
 
 def _mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased squared MMD with the kernel (x.y / D + 1)^3 (torchmetrics' is right for sets of equal size alone)."""
+    """The unbiased squared MMD with the kernel (x.y / D + 1)^3, for sets of any two sizes."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -86,7 +86,9 @@ def inception_score(probabilities: np.ndarray) -> float:
     from torchmetrics.image.inception import InceptionScore
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it shuffles; one split does not depend on it
-        warnings.simplefilter("ignore")  # that it keeps all features, which are there already; that one split has no std
+        warnings.simplefilter(
+            "ignore"
+        )  # that it keeps all features, which are there already; that one split has no std
         metric = InceptionScore(nn.Identity(), splits=1)
         metric.set_dtype(torch.float64)
         metric.update(_tensor(probabilities).clamp(min=1e-300).log())

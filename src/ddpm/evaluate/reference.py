@@ -43,9 +43,9 @@ class Reference:
         return len(self.images)
 
 
-def sides(model: Model, extractor: Extractor, *, root: str | None = None, progress: bool = True) -> tuple[
-    Reference, Reference | None
-]:
+def sides(
+    model: Model, extractor: Extractor, *, root: str | None = None, progress: bool = True
+) -> tuple[Reference, Reference | None]:
     """The images that a model was trained on, and those of its data that it was not; None if there are none.
 
     Args:
