@@ -156,7 +156,9 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["config"], ["info"], ["benchmark"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["sample"], ["config"], ["info"], ["benchmark"], ["edit"], ["inpaint"]]
+)
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys; from ddpm.cli import main\n"

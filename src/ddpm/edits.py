@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm import samplers
+from ddpm.classes import condition
 from ddpm.config import SamplingSection
 from ddpm.data.given import Given
 from ddpm.data.scan import common_crop
@@ -71,7 +72,8 @@ class Editor:
 
     def network(self, numbers: Sequence[int]) -> Net:
         """What is called for the results of these numbers."""
-        return self.model.network
+        model = self.model
+        return condition(model.network, model.config, numbers, self.settings, model.device)
 
     def noise(self, numbers: Sequence[int]) -> ImageNoise:
         data = self.model.config.data
@@ -138,10 +140,12 @@ def editor(model: Model, pictures: Sequence[Given], *, steps: int | None = None,
     """An editor for these pictures.
 
     Args:
-        changes: settings that differ from the checkpoint's: seed, batch_size.
+        changes: settings that differ from the checkpoint's: seed, batch_size, classes (None: without a class).
 
     Raises UsageError for an impossible setting.
     """
+    if model.config.network.classes is not None and changes.get("classes") is None:
+        changes["classes"] = "none"
     settings = sampling_settings(model, sampler="ancestral", steps=steps, **changes)
     return Editor(model, settings, common_crop({p.crop for p in pictures}, model.config.data.size))
 

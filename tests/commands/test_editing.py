@@ -184,6 +184,25 @@ def test_padding_is_cropped_off_again(tmp_path: Path, here: Path) -> None:
     assert {array.shape for array in _pictures("y").values()} == {(8, 8, 1)}
 
 
+def test_a_model_with_classes_is_told_one_or_none(
+    tmp_path: Path, here: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    config = tiny(network__classes=10, training__label_dropout=0.2, training__learning_rate=1e-2)
+    labelled = train(config, tmp_path / "labelled", progress=False).checkpoint
+    made = {}
+    for name, options in (("none", ()), ("3", ("--class", "3")), ("7,3", ("--class", "7,3"))):
+        assert _run("edit", labelled, "a.png", *options, "--num-samples", "2", "--out", name) == 0
+        made[name] = _pictures(name)
+    _same({"x": made["3"]["01-00001.png"]}, {"x": made["7,3"]["01-00001.png"]})
+    assert np.abs(made["none"]["01-00001.png"].astype(int) - made["3"]["01-00001.png"]).max() > 1
+    options = ("--class", "3", "--repeats", "1", "--num-samples", "1", "--out", "i")
+    assert _run("inpaint", labelled, "a.png", "--box", "0,0,4,4", *options) == 0
+    assert _run("interpolate", labelled, "a.png", "b.png", "--class", "3", "--between", "1", "--out", "j") == 0
+    capsys.readouterr()
+    assert _run("edit", checkpoint, "a.png", "--class", "3", "--out", "x") == 2
+    assert "this model was trained without classes" in capsys.readouterr().err
+
+
 def test_what_is_said(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("inpaint", checkpoint, "a.png", "--mask", "mask.png", "--out", "x") == 0
     said = capsys.readouterr().out

@@ -11,6 +11,7 @@ from ddpm.commands.pictures import (
     add_shared,
     announce,
     folder_for,
+    open_editor,
     open_model,
     read_pictures,
     report,
@@ -38,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
 
     model = open_model(options)
     pictures = read_pictures(options.pictures, model)
-    editor = edits.editor(model, pictures, steps=options.steps, seed=options.seed, batch_size=options.batch_size)
+    editor = open_editor(options, model, pictures, options.steps)
     t = editor.time(options.strength)
     calls = len(editor.below(t))
     folder = folder_for(options, "edit", edits.identity(editor, "edit", pictures, t=t))

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     train = actions.add_parser("train", help="train it on MNIST: minutes on two CPU cores")
     train.add_argument("--out", type=Path, default=Path("digits.safetensors"), metavar="FILE")
     train.add_argument("--data-root", metavar="DIR", help="where MNIST lies (default: DDPM_DATA_ROOT, else a download)")
-    train.add_argument("--epochs", type=positive, default=5, metavar="N", help="passes over the images (default 5)")
+    train.add_argument("--epochs", type=positive, default=4, metavar="N", help="passes over the images (default 4)")
     train.add_argument("--seed", type=natural, default=0, metavar="S")
     train.set_defaults(command=_train)
     info = actions.add_parser("info", help="what the shipped extractor, or a file of weights, is")

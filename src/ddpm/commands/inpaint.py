@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm.commands.arguments import Commands, natural, positive
-from ddpm.commands.pictures import add_pictures, add_shared, announce, folder_for, open_model, read_pictures, report
+from ddpm.commands.pictures import (
+    add_pictures,
+    add_shared,
+    announce,
+    folder_for,
+    open_editor,
+    open_model,
+    read_pictures,
+    report,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
     pictures = read_pictures(options.pictures, model)
     masks = np.stack([_mask(options, picture, model.config.data) for picture in pictures])
     steps = options.steps or edits.repaint_steps(model)
-    editor = edits.editor(model, pictures, steps=steps, seed=options.seed, batch_size=options.batch_size)
+    editor = open_editor(options, model, pictures, steps)
     walk, jump, repeats = edits.repaint_walk(editor, options.jump, options.repeats)
     calls = sum(t > s for t, s in walk)
     masks_digest = edits.digest(masks)

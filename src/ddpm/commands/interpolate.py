@@ -12,6 +12,7 @@ from ddpm.commands.pictures import (
     add_shared,
     announce,
     folder_for,
+    open_editor,
     open_model,
     read_pictures,
     report,
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
 
     model = open_model(options)
     pictures = read_pictures(options.pictures, model)
-    editor = edits.editor(model, pictures, steps=options.steps, seed=options.seed, batch_size=options.batch_size)
+    editor = open_editor(options, model, pictures, options.steps)
     times = [editor.time(strength) for strength in options.strength]
     at = ", ".join(map(str, times))
     if len(set(times)) < len(times):
@@ -87,7 +88,8 @@ def _run(options: argparse.Namespace) -> None:
         columns=["before", "rec.", *(f"{x:.2g}" for x in lambdas[1:-1]), "rec.", "before"],
         note=(
             f"{options.checkpoint.name}, {len(editor.steps)} ancestral steps; rec.: a picture noised to t and "
-            "denoised, with nothing mixed in; numbers: share of the picture on the right. Both pictures get the same noise"
+            "denoised, with nothing mixed in; numbers: share of the picture on the right. "
+            "Both pictures get the same noise"
         ),
     )
     save_png(folder / "grid.png", page)

@@ -38,6 +38,7 @@ def add_shared(parser: argparse.ArgumentParser, command: str, *, samples: int, e
         "--steps", type=positive, metavar="K", help="steps from T to 0, of which those below the start are taken"
     )
     parser.add_argument("--seed", type=natural, metavar="S", help="result I depends on S, I and the picture alone")
+    parser.add_argument("--class", dest="classes", metavar="C", help="of results, in turn (default: without a class)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
     parser.add_argument("--batch-size", type=positive, metavar="B", help="images at a time; changes no image")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {command}/<run> beside the run's folder")
@@ -69,6 +70,15 @@ def open_model(options: argparse.Namespace) -> Model:
     return load(options.checkpoint, weights=options.weights, precision=options.precision, device=chosen)
 
 
+def open_editor(options: argparse.Namespace, model: Model, pictures: Sequence[Given], steps: int | None) -> Editor:
+    """An editor with the settings that were given."""
+    from ddpm import edits
+
+    return edits.editor(
+        model, pictures, steps=steps, seed=options.seed, batch_size=options.batch_size, classes=options.classes
+    )
+
+
 def read_pictures(paths: Sequence[Path], model: Model) -> list[Given]:
     """The files as the model sees them."""
     from ddpm.data.given import read_picture
@@ -97,7 +107,7 @@ def announce(options: argparse.Namespace, editor: Editor, pictures: Sequence[Giv
     print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {where}")
     for picture in pictures:
         print(f"picture    {picture.path}: {picture.done}")
-    print(f"{options.name:11}{what}, variance {editor.diffusion.variance}, seed {editor.settings.seed}")
+    print(f"sampling   {what}, variance {editor.diffusion.variance}, seed {editor.settings.seed}")
 
 
 def report(

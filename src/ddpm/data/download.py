@@ -19,6 +19,7 @@ def fetch(
     target: Path,
     *,
     file_md5: str | None = None,
+    file_sha256: str | None = None,
     content_md5: str | None = None,
     by_hand: str = "Put the file into a folder and name it with data.root or DDPM_DATA_ROOT",
     progress: bool,
@@ -27,6 +28,7 @@ def fetch(
 
     Args:
         file_md5: MD5 of the file.
+        file_sha256: SHA-256 of the file, where that is known instead.
         content_md5: MD5 of what the gzipped file holds (mirrors may compress differently).
         by_hand: what to do without a network, for the message.
 
@@ -47,9 +49,10 @@ def fetch(
             say(f"downloading {url}", show=progress)
             try:
                 download(url, str(part), None)
-                found, expected = _md5(part, content=content_md5 is not None), content_md5 or file_md5
+                expected, kind = content_md5 or file_md5 or file_sha256, "SHA-256" if file_sha256 else "MD5"
+                found = _digest(part, kind, content=content_md5 is not None)
                 if found != expected:
-                    raise ValueError(f"wrong content (MD5 {found}, expected {expected})")
+                    raise ValueError(f"wrong content ({kind} {found}, expected {expected})")
                 os.replace(part, target)
                 return target
             except (OSError, ValueError, EOFError, zlib.error) as error:  # those of requests are OSErrors
@@ -65,6 +68,8 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _md5(path: Path, *, content: bool) -> str:
+def _digest(path: Path, kind: str, *, content: bool) -> str:
     with gzip.open(path) if content else path.open("rb") as file:
+        if kind == "SHA-256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

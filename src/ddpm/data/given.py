@@ -129,7 +129,8 @@ def _upright_size(picture: Image) -> tuple[int, int]:
 
 def _treatment(size: tuple[int, int], mode: str, config: DataSection) -> str:
     height, width = config.size
-    words = {"crop": "scaled and cut to", "stretch": "stretched to", "pad": "shrunk or padded to"}
+    fits = size[0] <= width and size[1] <= height
+    words = {"crop": "scaled and cut to", "stretch": "stretched to", "pad": "padded to" if fits else "shrunk to fit"}
     wanted = "L" if config.channels == 1 else "RGB"
     done = []
     if size != (width, height):

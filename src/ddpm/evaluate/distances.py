@@ -18,6 +18,8 @@ from ddpm.evaluate.extractor import Features
 
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage."""
+ROWS = 512
+"""Rows of a distance matrix held at a time: 0.25 GB against 60,000 images."""
 BLOCKS = 10
 """Parts in which KID is measured."""
 
@@ -69,7 +71,7 @@ def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
 
 def _mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased squared MMD with the kernel (x.y / D + 1)^3, for sets of any two sizes."""
+    """The unbiased squared MMD with the kernel (x.y / D + 1)^3 (torchmetrics' is right for sets of equal size alone)."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -85,10 +87,10 @@ def inception_score(probabilities: np.ndarray) -> float:
     """exp of the mean KL(p(y | x) || p(y)) of class probabilities, (N, K), in one split (arXiv 1606.03498)."""
     from torchmetrics.image.inception import InceptionScore
 
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it shuffles; one split does not depend on it
-        warnings.simplefilter(
-            "ignore"
-        )  # that it keeps all features, which are there already; that one split has no std
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        # That it keeps all features, which are there already, and knows no spread of one split. It shuffles; one split
+        # does not depend on it.
+        warnings.simplefilter("ignore")
         metric = InceptionScore(nn.Identity(), splits=1)
         metric.set_dtype(torch.float64)
         metric.update(_tensor(probabilities).clamp(min=1e-300).log())
@@ -99,21 +101,29 @@ def overlap(samples: np.ndarray, reference: np.ndarray, k: int = NEIGHBOURS) -> 
     """Precision, recall, density and coverage of features (N, D) against (M, D); N, M > k."""
     if min(len(samples), len(reference)) <= k:
         raise ValueError(f"{k} neighbours need more images than that on each side")
-    between = torch.cdist(_tensor(samples), _tensor(reference))
-    of_samples, of_reference = _radii(samples, k), _radii(reference, k)
-    inside = between <= of_reference[None, :]
+    x, y = _tensor(samples), _tensor(reference)
+    of_samples, of_reference = _radii(x, k), _radii(y, k)
+    balls = torch.zeros(len(x), dtype=torch.int64)
+    reached = torch.zeros(len(y), dtype=torch.bool)
+    nearest = torch.full((len(y),), torch.inf, dtype=torch.float64)
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        between = torch.cdist(x[rows], y)
+        balls[rows] = (between <= of_reference).sum(1)
+        reached |= (between <= of_samples[rows, None]).any(0)
+        nearest = torch.minimum(nearest, between.amin(0))
     return Overlap(
-        precision=_share(inside.any(1)),
-        recall=_share((between <= of_samples[:, None]).any(0)),
-        density=float(inside.sum()) / (k * len(samples)),
-        coverage=_share(between.amin(0) <= of_reference),
+        precision=_share(balls > 0),
+        recall=_share(reached),
+        density=float(balls.sum()) / (k * len(x)),
+        coverage=_share(nearest <= of_reference),
     )
 
 
-def _radii(points: np.ndarray, k: int) -> Tensor:
+def _radii(x: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other."""
-    x = _tensor(points)
-    return torch.cdist(x, x).kthvalue(k + 1, 1).values  # the nearest is the point itself
+    # The nearest is the point itself.
+    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, 1).values for part in torch.split(x, ROWS)])
 
 
 def _share(which: Tensor) -> float:
@@ -151,9 +161,18 @@ class Drift(NamedTuple):
 
 def drift(samples: np.ndarray, reference: np.ndarray) -> tuple[Drift, ...]:
     """How mean and standard deviation of each channel differ; uint8 (N, H, W, C) and (M, H, W, C)."""
-    own, other = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (samples, reference))
-    means, stds = own.mean(0) - other.mean(0), own.std(0) - other.std(0)
-    return tuple(Drift(float(m), float(s)) for m, s in zip(means, stds, strict=True))
+    (mean, std), (other_mean, other_std) = _spread(samples), _spread(reference)
+    differences = zip(mean - other_mean, std - other_std, strict=True)
+    return tuple(Drift(float(m), float(s)) for m, s in differences)
+
+
+def _spread(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, from how often each level occurs: no wide copy of the images."""
+    channels = range(images.shape[-1])
+    shares = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in channels]) / images[..., 0].size
+    levels = np.arange(256.0)
+    mean = shares @ levels
+    return mean, np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(1))
 
 
 class Comparison(NamedTuple):

@@ -7,7 +7,7 @@ were made.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.device import choose_device
+from ddpm.device import batch_fits, choose_device
 from ddpm.errors import DDPMError
 from ddpm.generate import file_sha256
 
@@ -26,7 +26,7 @@ FEATURES = 64
 CLASSES = 10
 BATCH = 500
 TRANSFORM = f"grey by ITU-R 601, centred in a square of black, resized to {SIDE}x{SIDE} bilinearly (antialiased)"
-SHA256 = "0000000000000000000000000000000000000000000000000000000000000000"
+SHA256 = "f29cf5b5f0667701ef8d4b8d1072517050592534f36bb9c257a53691e14e899f"
 """Of the shipped weights' file."""
 
 
@@ -62,17 +62,25 @@ class Extractor(NamedTuple):
     name: str
     sha256: str
     transform: str
-    network: DigitNet
+    network: nn.Module
+    """Prepared images -> features and logits."""
     device: torch.device
+    prepare: Callable[[np.ndarray], Tensor]
+    """uint8 (B, H, W, C) -> what the network sees, as `transform` says."""
+    batch: int = BATCH
+    """Images at a time; changes the features by rounding alone."""
+    mark: str = ""
+    """A word that its numbers carry; empty: none."""
 
     def __call__(self, images: np.ndarray) -> Features:
-        """uint8 (N, H, W, C), of any size, 1 or 3 channels -> features; the batches are always of the same size."""
-        parts = (self._batch(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+        """uint8 (N, H, W, C), of any size, 1 or 3 channels -> features."""
+        parts = (self._batch(images[start : start + self.batch]) for start in range(0, len(images), self.batch))
         return _joined(parts)
 
     @torch.no_grad()
     def _batch(self, images: np.ndarray) -> Features:
-        vectors, logits = self.network(transform(images).to(self.device))
+        with batch_fits(len(images)):
+            vectors, logits = self.network(self.prepare(images).to(self.device))
         return Features(vectors.double().cpu().numpy(), logits.double().softmax(1).cpu().numpy())
 
 
@@ -117,4 +125,4 @@ def load_extractor(path: Path | None = None, *, device: torch.device | str | Non
     found = file_sha256(file)
     if path is None and found != SHA256:
         raise DDPMError(f"{file}: SHA-256 {found}, expected {SHA256}: the package is damaged; install it again")
-    return Extractor("digits", found, TRANSFORM, network.eval().requires_grad_(False).to(chosen), chosen)
+    return Extractor("digits", found, TRANSFORM, network.eval().requires_grad_(False).to(chosen), chosen, transform)

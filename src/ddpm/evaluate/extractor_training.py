@@ -45,7 +45,7 @@ def load_mnist(root: str | None, split: data.Split) -> ImageSet:
 
 
 def train_extractor(
-    out: Path, *, root: str | None = None, epochs: int = 5, seed: int = 0, progress: bool = True
+    out: Path, *, root: str | None = None, epochs: int = 4, seed: int = 0, progress: bool = True
 ) -> Trained:
     """Train on the CPU, write the weights (float32 safetensors, recipe in the metadata) and test them."""
     from safetensors.torch import save
