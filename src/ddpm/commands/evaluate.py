@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ddpm.choices import SamplerName
 from ddpm.commands.arguments import Commands, add_device, natural, positive
 from ddpm.errors import UsageError
 
 if TYPE_CHECKING:
     from ddpm.evaluate.nll import Likelihood
+    from ddpm.generate import Model
 
 
 def add(commands: Commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint: the likelihood of images it was not shown")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a checkpoint: its samples, the likelihood of unseen images"
+    )
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    source = evaluate.add_mutually_exclusive_group()
+    source.add_argument("--samples", type=positive, metavar="N", help="draw N and measure them: FID, KID, ...")
+    source.add_argument("--samples-from", type=Path, metavar="PATH", help="measure those of an .npz file or a folder")
+    evaluate.add_argument("--extractor", choices=("digits",), help="whose features count (default digits)")
+    evaluate.add_argument("--sampler", choices=get_args(SamplerName), metavar="S", help="default: the checkpoint's")
+    evaluate.add_argument("--steps", type=positive, metavar="K", help="of the sampler (default: the checkpoint's)")
+    evaluate.add_argument("--force", action="store_true", help="give an FID of fewer than 2,048 images too, marked")
     evaluate.add_argument("--nll", action="store_true", help="the bound on the likelihood, in bits per dimension")
     evaluate.add_argument(
         "--split",
@@ -30,7 +42,6 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--decoder",
         choices=("exact", "tanh"),
-        default="exact",
         help="L_0 computed exactly (default), or with the authors' approximation",
     )
     evaluate.add_argument(
@@ -51,8 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     from ddpm.device import choose_device, describe, limit_memory
     from ddpm.generate import load
 
-    if not options.nll:
-        raise UsageError("evaluate: nothing to measure was named; say --nll (the bound on the likelihood)")
+    _check(options)
     chosen = choose_device(options.device)
     limit_memory(chosen)
     # In float32 wherever it runs: a rounding of the network's would be a part of the figure.
@@ -60,9 +70,72 @@ def _run(options: argparse.Namespace) -> None:
     if not options.json:
         device = describe(model.device)
         print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {device}")
-    figures = {"nll": _nll(model, options)}
+    figures = {}
+    if options.samples or options.samples_from:
+        figures["samples"] = _samples(model, options)
+    if options.nll:
+        figures["nll"] = _nll(model, options)
     if options.json:
         print(json.dumps(figures))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse to measure nothing, and settings of what is not measured."""
+    measured = options.samples or options.samples_from
+    if not (options.nll or measured):
+        raise UsageError(
+            "evaluate: nothing to measure was named; say --samples N or --samples-from PATH (FID, KID, ...), --nll "
+            "(the bound on the likelihood), or both"
+        )
+    for needed, there, names in (
+        ("--nll", options.nll, ("split", "images", "timesteps", "decoder")),
+        ("--samples or --samples-from", measured, ("extractor", "force")),
+        ("--samples", options.samples, ("sampler", "steps")),
+    ):
+        if idle := [name for name in names if not there and getattr(options, name)]:
+            raise UsageError(f"--{idle[0]}: has no effect without {needed}; leave it out or add that")
+
+
+def _samples(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+    from ddpm.evaluate import drawing
+    from ddpm.evaluate.evaluation import evaluate_samples
+    from ddpm.evaluate.extractor import load_extractor
+    from ddpm.evaluate.provenance import provenance
+    from ddpm.evaluate.reference import sides
+    from ddpm.evaluate.summary import summary
+    from ddpm.files import write_json
+    from ddpm.generate import sampling_settings
+    from ddpm.run import folder_beside
+
+    quiet = options.json
+    # Asked first: what is wrong with the settings or the files should not wait for the data.
+    settings = None
+    if options.samples:
+        settings = sampling_settings(
+            model, sampler=options.sampler, steps=options.steps, seed=options.seed, batch_size=options.batch_size
+        )
+    given = drawing.read_samples(options.samples_from) if options.samples_from else None
+    extractor = load_extractor(device=model.device)
+    reference, unseen = sides(model, extractor, root=options.data_root, progress=not quiet)
+    samples = given if settings is None else drawing.draw_samples(model, options.samples, settings, progress=not quiet)
+    assert samples is not None
+    found = evaluate_samples(samples, reference, extractor, unseen=unseen, progress=not quiet)
+    origin = provenance(
+        samples,
+        reference,
+        unseen,
+        extractor,
+        drawn=(str(options.checkpoint), model, settings) if settings else None,
+        samples_from=options.samples_from,
+    )
+    figures = {**found.numbers(force=options.force), "provenance": asdict(origin)}
+    folder = options.out or folder_beside(options.checkpoint, "evaluate")
+    path = folder / f"samples-{origin.key}.json"
+    write_json(path, figures)
+    if not quiet:
+        print(summary(found, origin, force=options.force))
+        print(f"written    {path}")
+    return {**figures, "files": [str(path)]}
 
 
 def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +166,7 @@ def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         model.network,
         images.take(index),
         parts=parts,
-        decoder=options.decoder,
+        decoder=options.decoder or "exact",
         seed=options.seed,
         batch_size=options.batch_size,
         crop=crop,
@@ -109,7 +182,7 @@ def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         "split": split,
         "data_sha256": images.fingerprint,
         "seed": options.seed,
-        "decoder": options.decoder,
+        "decoder": options.decoder or "exact",
         "clip": True,
     }
     folder = options.out or folder_beside(options.checkpoint, "evaluate")

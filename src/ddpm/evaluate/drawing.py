@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,9 @@ from ddpm.generate import Model, sample
 from ddpm.images import read_png
 
 
-def draw_samples(model: Model, count: int, settings: SamplingSection, done: Callable[[int], object]) -> np.ndarray:
-    """Images 0..count-1 of the settings' seed, uint8 (N, H, W, C); `done` is told the size of each finished batch."""
-    values = settings.model_dump()
-    parts = []
-    for start in range(0, count, settings.batch_size):
-        size = min(settings.batch_size, count - start)
-        parts.append(sample(model, size, start=start, **values))
-        done(size)
-    return np.concatenate(parts)
+def draw_samples(model: Model, count: int, settings: SamplingSection, *, progress: bool = True) -> np.ndarray:
+    """Images 0..count-1 of the settings' seed, uint8 (N, H, W, C)."""
+    return sample(model, count, progress=progress, **settings.model_dump(exclude_none=True))
 
 
 def read_samples(path: Path) -> np.ndarray:
@@ -49,17 +42,12 @@ def read_samples(path: Path) -> np.ndarray:
         with path.open("rb") as stored:
             loaded = np.load(stored)
             array = np.asarray(loaded["arr_0"] if hasattr(loaded, "files") else loaded)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"--samples-from: {path}: expected a folder, or an .npz file with arr_0, as ddpm sample writes them ({error})"
+            f"--samples-from: {path}: expected a folder or an .npz file with arr_0, as of ddpm sample ({error})"
         ) from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise UsageError(
             f"--samples-from: {path} holds {array.dtype} {array.shape}, expected uint8 (N, H, W, C) with C 1 or 3"
         )
     return array
-
-
-def sha256_of(samples: np.ndarray) -> str:
-    """Of the pixels and their shape."""
-    return hashlib.sha256(repr(samples.shape).encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()

@@ -167,7 +167,12 @@ def measured(samples: Features, reference: Features) -> Measured:
 
 def floors(reference: Reference, unseen: Reference | None, count: int) -> Floors:
     """The floors of a reference for `count` samples; kept under a key of all that defines them."""
-    facts = {"floors": reference.key, "unseen": unseen and unseen.key, "count": count, "paired": PAIRED}
+    facts = {
+        "floors": reference.key,
+        "unseen": None if unseen is None else unseen.key,
+        "count": count,
+        "paired": PAIRED,
+    }
     path = cache_folder() / "floors" / f"{key_of(facts)}.json"
     try:
         plain = json.loads(path.read_text())

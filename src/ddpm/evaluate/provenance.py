@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ddpm.config import SamplingSection
+from ddpm.errors import DDPMError
 from ddpm.evaluate.extractor import Extractor
-from ddpm.evaluate.reference import Reference
+from ddpm.evaluate.reference import Reference, key_of
 from ddpm.generate import Model, network_calls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """How samples were drawn."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    step: int
+    """Training steps behind the checkpoint."""
+    weights: str
+    """ema or raw."""
+    precision: str
+    sampler: str
+    steps: int
+    network_calls: int
+    """An image."""
+    seed: int
+    settings: dict[str, Any]
+    """All sampling settings that decide what the images look like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,28 +44,20 @@ class Provenance:
 
     samples: int
     """Images measured."""
-    samples_from: str | None
-    """File or folder they were read from; None: drawn for this."""
     samples_sha256: str
-    """Of their pixels."""
-    checkpoint: str | None
-    checkpoint_sha256: str | None
-    step: int | None
-    """Training steps behind the checkpoint."""
-    weights: str | None
-    """ema or raw."""
-    precision: str | None
-    sampler: str | None
-    steps: int | None
-    network_calls: int | None
-    seed: int | None
-    sampling: dict[str, Any] | None
-    """The sampling settings that decide what the images look like."""
+    """Of their shape and pixels."""
+    drawn: Origin | None
+    """None for samples that were read from files."""
+    samples_from: str | None
+    """The file or folder; None if they were drawn."""
+    samples_settings: dict[str, Any] | None
+    """What the folder's settings.json says of them; nobody checked it."""
     data: str
     reference_split: str
     reference_size: int
     reference_sha256: str
     reference_key: str
+    """Of the cached features."""
     unseen_split: str | None
     unseen_size: int | None
     unseen_sha256: str | None
@@ -51,48 +68,70 @@ class Provenance:
     """Version of this package."""
     torch: str
 
+    @property
+    def key(self) -> str:
+        """A short name for all of it; the same evaluation again has the same."""
+        return key_of(asdict(self))[:12]
+
 
 def provenance(
-    samples: int,
-    samples_sha256: str,
+    samples: np.ndarray,
     reference: Reference,
     unseen: Reference | None,
     extractor: Extractor,
     *,
-    checkpoint: str | None = None,
-    model: Model | None = None,
-    settings: SamplingSection | None = None,
-    samples_from: str | None = None,
+    drawn: tuple[str, Model, SamplingSection] | None = None,
+    samples_from: Path | None = None,
 ) -> Provenance:
-    """The provenance of samples that a model drew with `settings`, or that came from a file."""
+    """The provenance of what is measured on samples, uint8 (N, H, W, C).
+
+    Args:
+        drawn: the checkpoint's path, its model and the sampling settings, if they were drawn.
+        samples_from: where they were read, if they were.
+    """
     from importlib.metadata import version
 
-    drawn = model is not None and settings is not None
     return Provenance(
-        samples=samples,
-        samples_from=samples_from,
-        samples_sha256=samples_sha256,
-        checkpoint=checkpoint if drawn else None,
-        checkpoint_sha256=model.sha256 if model and drawn else None,
-        step=model.step if model and drawn else None,
-        weights=model.weights if model and drawn else None,
-        precision=model.precision if model and drawn else None,
-        sampler=settings.sampler if settings else None,
-        steps=(settings.steps or model.diffusion.schedule.T) if model and settings else None,
-        network_calls=network_calls(model, settings) if model and settings else None,
-        seed=settings.seed if settings else None,
-        sampling=settings.model_dump(exclude={"batch_size"}, exclude_none=True) if settings else None,
+        samples=len(samples),
+        samples_sha256=hashlib.sha256(repr(samples.shape).encode() + np.ascontiguousarray(samples).data).hexdigest(),
+        drawn=drawn and _origin(*drawn),
+        samples_from=str(samples_from) if samples_from else None,
+        samples_settings=_settings_beside(samples_from) if samples_from else None,
         data=reference.source,
         reference_split=reference.split,
         reference_size=len(reference),
         reference_sha256=reference.sha256,
         reference_key=reference.key,
-        unseen_split=unseen.split if unseen else None,
-        unseen_size=len(unseen) if unseen else None,
-        unseen_sha256=unseen.sha256 if unseen else None,
+        unseen_split=None if unseen is None else unseen.split,
+        unseen_size=None if unseen is None else len(unseen),
+        unseen_sha256=None if unseen is None else unseen.sha256,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
         transform=extractor.transform,
         ddpm=version("ddpm"),
         torch=torch.__version__,
     )
+
+
+def _origin(checkpoint: str, model: Model, settings: SamplingSection) -> Origin:
+    return Origin(
+        checkpoint=checkpoint,
+        checkpoint_sha256=model.sha256,
+        step=model.step,
+        weights=model.weights,
+        precision=model.precision,
+        sampler=settings.sampler,
+        steps=settings.steps or model.diffusion.schedule.T,
+        network_calls=network_calls(model, settings),
+        seed=settings.seed,
+        settings=settings.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True),
+    )
+
+
+def _settings_beside(path: Path) -> dict[str, Any] | None:
+    """What `ddpm sample` noted of the set that a path is, or lies in."""
+    note = (path if path.is_dir() else path.parent) / "settings.json"
+    try:
+        return dict(json.loads(note.read_text())) if note.exists() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise DDPMError(f"{note}: is damaged ({error}); remove it if these samples are to be measured") from error

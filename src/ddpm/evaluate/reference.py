@@ -94,7 +94,8 @@ def read_images(images: np.ndarray, extractor: Extractor, *, progress: bool = Fa
     parts = []
     with progress_bar(f"{extractor.name} features", len(images), "image", show=progress) as bar:
         for start in range(0, len(images), BATCH):
-            parts.append(extractor(images[start : start + BATCH]))
+            # A copy: images mapped into memory are read-only, which torch warns of.
+            parts.append(extractor(images[start : start + BATCH].copy()))
             bar.update(len(parts[-1].vectors))
     return Features(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

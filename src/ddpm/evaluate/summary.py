@@ -1,0 +1,60 @@
+"""An evaluation as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ddpm.evaluate.evaluation import FEWEST, Evaluation, Measured
+from ddpm.evaluate.neighbours import RARE
+from ddpm.evaluate.provenance import Provenance
+
+_WIDTH = 22
+
+
+def summary(found: Evaluation, origin: Provenance, *, force: bool) -> str:
+    """The numbers of samples beside those of real images, and what they were measured by."""
+    floors = [found.floors.unseen, found.floors.halves]
+    columns = [found.samples, *(floor for floor in floors if floor is not None)]
+    heads = ["samples", *(["unseen images"] if found.floors.unseen else []), "train, half to half"]
+
+    def fid(one: Measured) -> str:
+        if one.few and not force:
+            return "-"
+        return f"{one.comparison.fid:.3f}" + (" (*)" if one.few else "")
+
+    rows: list[tuple[str, Callable[[Measured], str]]] = [
+        ("images", lambda one: f"{one.count:,}"),
+        ("against", lambda one: f"{one.reference_count:,}"),
+        ("FID", fid),
+        ("KID x 1000", lambda one: f"{1000 * one.comparison.kid.value:.3f} +- {1000 * one.comparison.kid.error:.3f}"),
+        ("Inception Score", lambda one: f"{one.comparison.inception_score:.3f}"),
+        ("precision", lambda one: f"{one.comparison.overlap.precision:.3f}"),
+        ("recall", lambda one: f"{one.comparison.overlap.recall:.3f}"),
+        ("density", lambda one: f"{one.comparison.overlap.density:.3f}"),
+        ("coverage", lambda one: f"{one.comparison.overlap.coverage:.3f}"),
+        ("mean confidence", lambda one: f"{one.comparison.classes.confidence:.4f}"),
+        ("class entropy, bits", lambda one: f"{one.comparison.classes.entropy:.3f}"),
+    ]
+    lines = [f"{'':20}" + "".join(f"{head:>{_WIDTH}}" for head in heads)]
+    lines += [f"{name:20}" + "".join(f"{value(one):>{_WIDTH}}" for one in columns) for name, value in rows]
+    own, real = found.samples.comparison.classes, found.reference_classes
+    lines.append(f"classes, %     {_shares(own.histogram)}")
+    lines.append(f"  training     {_shares(real.histogram)}")
+    for channel, one in enumerate(found.drift):
+        lines.append(f"drift          channel {channel}: mean {one.mean:+.2f}, std {one.std:+.2f} levels of 0..255")
+    if found.copies:
+        lines.append(
+            f"near-copies    {found.copies.share:.1%} of the samples; {RARE:.0%} of the unseen images are as near"
+        )
+    if any(one.few for one in columns):
+        few = f"an FID of fewer than {FEWEST:,} images is biased upwards"
+        lines.append(f"(*) {few}: no absolute number" if force else f"- {few}: left out (--force gives it, marked)")
+    extractor = f"{origin.extractor} ({origin.extractor_sha256[:12]}), {origin.transform}"
+    reference = f"{origin.data} {origin.reference_split}, {origin.reference_size:,} images"
+    lines.append(f"Features of the extractor {extractor}; reference: {reference} ({origin.reference_sha256[:12]}).")
+    return "\n".join(lines)
+
+
+def _shares(histogram: Sequence[int]) -> str:
+    total = sum(histogram)
+    return "  ".join(f"{name}: {100 * count / total:.1f}" for name, count in enumerate(histogram))
