@@ -12,7 +12,7 @@ import torch
 
 from ddpm.cli import main
 from ddpm.evaluate import extractor
-from ddpm.evaluate.extractor import TRANSFORM, DigitNet, Extractor
+from ddpm.evaluate.extractor import TRANSFORM, DigitNet, Extractor, transform
 from ddpm.run import train
 from tests.tiny import tiny
 
@@ -30,7 +30,7 @@ def _untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> Extractor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Extractor("digits", "f" * 64, TRANSFORM, DigitNet().eval(), torch.device("cpu"))
+            return Extractor("digits", "f" * 64, TRANSFORM, DigitNet().eval(), torch.device("cpu"), transform)
 
     monkeypatch.setattr(extractor, "load_extractor", load)
 

@@ -10,7 +10,7 @@ from ddpm.data import ImageSet, ScanReport, Split
 from ddpm.errors import UsageError
 from ddpm.evaluate import evaluation
 from ddpm.evaluate.evaluation import evaluate_samples
-from ddpm.evaluate.extractor import DigitNet, Extractor, Features
+from ddpm.evaluate.extractor import DigitNet, Extractor, Features, transform
 from ddpm.evaluate.reference import Reference, read_images, read_reference
 from ddpm.images import Crop
 
@@ -165,7 +165,7 @@ def test_features_and_floors_are_made_once_and_damaged_files_again(monkeypatch: 
 def test_images_mapped_into_memory_are_read_without_a_warning() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
     images.flags.writeable = False  # as those of the data cache
-    digits = Extractor("digits", "a", "none", DigitNet().eval(), torch.device("cpu"))
+    digits = Extractor("digits", "a", "none", DigitNet().eval(), torch.device("cpu"), transform)
     assert read_images(images, digits).vectors.shape == (3, 64)
 
 
