@@ -102,7 +102,7 @@ def test_training_is_a_function_of_its_seed(
     assert a != c
     assert main(["extractor", "info", str(tmp_path / "c"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["epochs"], facts["seed"], facts["parameters"]) == ("3", "1", 271_098)
+    assert (facts["epochs"], facts["seed"], facts["parameters"]) == (3, 1, 271_098)
     reader = load_extractor(tmp_path / "a", device="cpu")
     images = few(str(shared_data / "mnist"), "train")
     named = reader(unpacked(images.images)).probabilities.argmax(1)

@@ -35,18 +35,18 @@ def _train(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from safetensors import safe_open
 
-    from ddpm.evaluate.extractor import load_extractor, shipped
+    from ddpm.evaluate.extractor import METADATA, load_extractor, shipped
 
     extractor, path = load_extractor(options.file, device="cpu"), options.file or shipped()
     with safe_open(path, "pt") as file:
-        metadata = dict(file.metadata() or {})
+        made = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     facts = {
         "name": extractor.name,
         "file": str(path),
         "sha256": extractor.sha256,
         "parameters": sum(p.numel() for p in extractor.network.parameters()),
         "transform": extractor.transform,
-        **metadata,
+        **made,
     }
     if options.json:
         print(json.dumps(facts))

@@ -71,7 +71,7 @@ def kid(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
 
 def _mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased squared MMD with the kernel (x.y / D + 1)^3, for sets of any two sizes."""
+    """The unbiased squared MMD, kernel (x.y / D + 1)^3; torchmetrics' is right for sets of equal size alone."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from ddpm import data
 from ddpm.config import DataSection
 from ddpm.data import ImageSet
 from ddpm.errors import DDPMError
-from ddpm.evaluate.extractor import SIDE, DigitNet, load_extractor
+from ddpm.evaluate.extractor import METADATA, SIDE, DigitNet, load_extractor
 from ddpm.files import atomic_write
 from ddpm.images import to_model, unpacked
 from ddpm.noise import Purpose, rng, torch_seed
@@ -69,9 +70,9 @@ def train_extractor(
             optimizer.zero_grad(set_to_none=True)
             bar.update()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    metadata = {"recipe": RECIPE, "epochs": str(epochs), "seed": str(seed), "torch": torch.__version__}
+    recipe = {"recipe": RECIPE, "epochs": epochs, "seed": seed, "torch": torch.__version__}
     with atomic_write(out) as file:
-        file.write(save(weights, metadata))
+        file.write(save(weights, {METADATA: json.dumps(recipe)}))  # one entry: of several the order is not fixed
     made = load_extractor(out, device="cpu")
     return Trained(out, made.sha256, accuracy_on(load_mnist(root, "test"), out))
 

@@ -152,6 +152,7 @@ def unet_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_groups": groups,
         "norm_eps": float(c["norm_eps"]),
         "outer_bias": True,
+        "classes": None,
     }
     return accepted(settings, _SOURCE)
 

@@ -179,6 +179,7 @@ def unet_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_groups": 32,
         "norm_eps": 1e-5,
         "outer_bias": False,
+        "classes": None,
     }
     return accepted(settings, _SOURCE)
 
