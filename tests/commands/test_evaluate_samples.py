@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddpm.cli import main
-from ddpm.evaluate import extractor
+from ddpm.evaluate import extractor, inception
 from ddpm.evaluate.extractor import TRANSFORM, DigitNet, Extractor, transform
 from ddpm.run import train
 from tests.tiny import tiny
@@ -47,7 +47,7 @@ def test_a_table_and_a_file_that_says_where_its_numbers_come_from(
     arguments = [str(checkpoint), "--samples", "30", "--steps", "3", "--out", str(tmp_path)]
     assert main(["evaluate", *arguments, "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for words in ("unseen images", "KID x 1000", "recall", "near-copies", "left out (--force gives it", "digits train"):
+    for words in ("unseen images", "KID ", "recall", "near-copies", "left out (--force gives it", "digits train"):
         assert words in text
     (path,) = tmp_path.iterdir()
     stored = json.loads(path.read_text())
@@ -77,6 +77,21 @@ def test_the_same_command_gives_the_same_numbers_and_others_give_others(
         other = _figures(capsys, *common, *change)
         assert other["samples"]["fid"] != first["samples"]["fid"], change
         assert other["files"] != first["files"], change
+
+
+def test_the_inception_extractors_numbers_carry_its_mark(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(**_: Any) -> Extractor:
+        device, network = torch.device("cpu"), DigitNet().eval()
+        return Extractor("inception", "e" * 64, "resized", network, device, transform, batch=7, mark="unverified")
+
+    monkeypatch.setattr(inception, "load_inception", load)
+    arguments = [str(checkpoint), "--samples", "12", "--steps", "2", "--extractor", "inception", "--out", str(tmp_path)]
+    assert main(["evaluate", *arguments, "--device", "cpu"]) == 0
+    assert "UNVERIFIED" in capsys.readouterr().out
+    origin = _figures(capsys, *arguments)["provenance"]
+    assert (origin["extractor"], origin["extractor_mark"]) == ("inception", "unverified")
 
 
 def test_samples_from_a_folder_or_file_are_measured_as_the_drawn_ones(

@@ -10,7 +10,8 @@ from ddpm.data import ImageSet, ScanReport, Split
 from ddpm.errors import UsageError
 from ddpm.evaluate import evaluation
 from ddpm.evaluate.evaluation import evaluate_samples
-from ddpm.evaluate.extractor import DigitNet, Extractor, Features, transform
+from ddpm.evaluate.extractor import DigitNet, Extractor, Features
+from ddpm.evaluate.extractor import transform as prepare
 from ddpm.evaluate.reference import Reference, read_images, read_reference
 from ddpm.images import Crop
 
@@ -25,7 +26,7 @@ class Rows(Extractor):
 
 
 def _extractor(sha256: str = "a", transform: str = "none") -> Extractor:
-    return Rows("rows", sha256, transform, DigitNet(), torch.device("cpu"))
+    return Rows("rows", sha256, transform, DigitNet(), torch.device("cpu"), prepare)
 
 
 def _images(seed: int, count: int, crop: Crop | None = None) -> ImageSet:
@@ -165,7 +166,7 @@ def test_features_and_floors_are_made_once_and_damaged_files_again(monkeypatch: 
 def test_images_mapped_into_memory_are_read_without_a_warning() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
     images.flags.writeable = False  # as those of the data cache
-    digits = Extractor("digits", "a", "none", DigitNet().eval(), torch.device("cpu"), transform)
+    digits = Extractor("digits", "a", "none", DigitNet().eval(), torch.device("cpu"), prepare)
     assert read_images(images, digits).vectors.shape == (3, 64)
 
 

@@ -61,6 +61,10 @@ def test_the_command_goes_on_where_it_stopped(
     ]  # fmt: skip
     assert results["floor_fid"] < min(c["fid"] for c in results["cells"])  # an untrained model is far from the digits
     assert read_png(out / "curves.png").shape[2] == 3
+    assert results["fid_of_too_few_images"] is True
+    assert "Fewer than 2,048 images: these FIDs are biased" in printed
+    assert results["reference_sha256"] != results["unseen_sha256"]
+    assert {"checkpoint_sha256", "weights", "extractor_sha256", "transform", "seed", "images", "ddpm"} <= set(results)
 
     cell = out / "cells" / "ddim-linspace-3.json"
     kept = {path: path.read_bytes() for path in (out / "cells").iterdir()}
@@ -84,9 +88,10 @@ def test_the_table_leaves_out_what_was_not_measured() -> None:
     facts = {"extractor": "digits", "images": 20, "reference": "200 training images", "data": "mnist", "weights": "ema"}
     table = sampler_benchmark.Table(
         (cell, sampler_benchmark.Cell("heun", "linspace", 8, 7, 4, 3.0, 0.1, 0.01, 0.9)),
-        facts | {"step": 6, "seed": 0}, 1.5,
+        facts | {"step": 6, "seed": 0, "fid_of_too_few_images": False}, 1.5,
     )  # fmt: skip
     text = sampler_benchmark.markdown(table)
     assert "| `ddim` | **12.35** | - |" in text or "| `ddim` | **12.34** | - |" in text
     assert "| `heun` | - | **3.00** |" in text
+    assert "biased" not in text
     assert np.asarray(sampler_benchmark.curves(table)).ndim == 3

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     source = evaluate.add_mutually_exclusive_group()
     source.add_argument("--samples", type=positive, metavar="N", help="draw N and measure them: FID, KID, ...")
     source.add_argument("--samples-from", type=Path, metavar="PATH", help="measure those of an .npz file or a folder")
-    evaluate.add_argument("--extractor", choices=("digits",), help="whose features count (default digits)")
+    evaluate.add_argument("--extractor", choices=("digits", "inception"), help="whose features count (default digits)")
     evaluate.add_argument("--sampler", choices=get_args(SamplerName), metavar="S", help="default: the checkpoint's")
     evaluate.add_argument("--steps", type=positive, metavar="K", help="of the sampler (default: the checkpoint's)")
     evaluate.add_argument("--force", action="store_true", help="give an FID of fewer than 2,048 images too, marked")
@@ -100,6 +100,7 @@ def _samples(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     from ddpm.evaluate import drawing
     from ddpm.evaluate.evaluation import evaluate_samples
     from ddpm.evaluate.extractor import load_extractor
+    from ddpm.evaluate.inception import load_inception
     from ddpm.evaluate.provenance import provenance
     from ddpm.evaluate.reference import sides
     from ddpm.evaluate.summary import summary
@@ -115,7 +116,10 @@ def _samples(model: Model, options: argparse.Namespace) -> dict[str, Any]:
             model, sampler=options.sampler, steps=options.steps, seed=options.seed, batch_size=options.batch_size
         )
     given = drawing.read_samples(options.samples_from) if options.samples_from else None
-    extractor = load_extractor(device=model.device)
+    if options.extractor == "inception":
+        extractor = load_inception(device=model.device, progress=not quiet)
+    else:
+        extractor = load_extractor(device=model.device)
     reference, unseen = sides(model, extractor, root=options.data_root, progress=not quiet)
     samples = given if settings is None else drawing.draw_samples(model, options.samples, settings, progress=not quiet)
     assert samples is not None

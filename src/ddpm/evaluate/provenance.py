@@ -63,6 +63,8 @@ class Provenance:
     unseen_sha256: str | None
     extractor: str
     extractor_sha256: str
+    extractor_mark: str | None
+    """"unverified", where nobody could check its numbers against published ones."""
     transform: str
     ddpm: str
     """Version of this package."""
@@ -107,6 +109,7 @@ def provenance(
         unseen_sha256=None if unseen is None else unseen.sha256,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
+        extractor_mark=extractor.mark or None,
         transform=extractor.transform,
         ddpm=version("ddpm"),
         torch=torch.__version__,

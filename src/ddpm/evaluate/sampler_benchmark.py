@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,8 +14,10 @@ import numpy as np
 from ddpm.charts import Line, Panel, chart, require_matplotlib
 from ddpm.choices import SamplerName, Spacing
 from ddpm.config import SamplingSection
+from ddpm.data import ImageSet, Split
 from ddpm.errors import DDPMError, UsageError
 from ddpm.evaluate.distances import compare
+from ddpm.evaluate.evaluation import FEWEST
 from ddpm.evaluate.extractor import Extractor, Features
 from ddpm.evaluate.nll import load_split, subset
 from ddpm.files import write_json, write_text
@@ -23,6 +26,7 @@ from ddpm.images import save_png, unpacked
 from ddpm.progress import progress_bar
 
 CALLS = (5, 8, 10, 15, 20, 50, 100, 1000)
+_SIDES: tuple[Split, Split] = ("train", "test")
 REFERENCE = 10_000
 """Training images, at most, that samples are compared with."""
 
@@ -87,12 +91,17 @@ def run(
         "precision": model.precision,
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
+        "extractor_mark": extractor.mark or None,
+        "transform": extractor.transform,
         "images": images,
         "seed": seed,
+        "ddpm": version("ddpm"),
     }
+    trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in _SIDES)
+    facts |= {"reference_sha256": trained_on.fingerprint, "unseen_sha256": others.fingerprint}
     _claim(out, facts)
-    reference = _features(model, extractor, "train", REFERENCE, data_root)
-    unseen = _features(model, extractor, "test", images, data_root)
+    reference = _features(model, extractor, trained_on, REFERENCE)
+    unseen = _features(model, extractor, others, images)
     floor = compare(unseen, reference)
     planned = list(_plan(model, budgets, samplers, spacings, seed))
     cells = []
@@ -102,7 +111,12 @@ def run(
             path = out / "cells" / f"{plan.settings.sampler}-{plan.spacing}-{plan.budget}.json"
             cells.append(_cell(model, extractor, reference, path, plan, images))
             bar.update(plan.calls * images)
-    facts |= {"reference": f"{len(reference.vectors):,} training images", "data": model.config.data.source}
+    facts |= {
+        "reference": f"{len(reference.vectors):,} training images",
+        "reference_images": len(reference.vectors),
+        "fid_of_too_few_images": min(images, len(reference.vectors)) < FEWEST,
+        "data": model.config.data.source,
+    }
     table = Table(tuple(cells), facts | {"floor_confidence": floor.classes.confidence}, floor.fid)
     write_json(
         out / "results.json",
@@ -158,8 +172,7 @@ def _cell(model: Model, extractor: Extractor, reference: Features, path: Path, p
     return cell
 
 
-def _features(model: Model, extractor: Extractor, split: Any, count: int, root: str | None) -> Features:
-    images = load_split(model, split, root=root, progress=False)
+def _features(model: Model, extractor: Extractor, images: ImageSet, count: int) -> Features:
     return extractor(unpacked(images.take(subset(len(images), count)), model.data.crop))
 
 
@@ -194,6 +207,11 @@ def markdown(table: Table) -> str:
         f"{f['data']}; as many test images have {table.floor:.2f}. {f['weights']} weights of step {f['step']:,}, seed "
         f"{f['seed']}. A sampler takes the most steps within the calls.",
     ]
+    if f["fid_of_too_few_images"]:
+        lines += [
+            "",
+            f"Fewer than {FEWEST:,} images: these FIDs are biased upwards. Compare them within this table alone.",
+        ]
     return "\n".join(lines) + "\n"
 
 

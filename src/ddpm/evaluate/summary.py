@@ -9,6 +9,8 @@ from ddpm.evaluate.neighbours import RARE
 from ddpm.evaluate.provenance import Provenance
 
 _WIDTH = 22
+SHOWN = 20
+"""Classes, at most, whose shares fit a line."""
 
 
 def summary(found: Evaluation, origin: Provenance, *, force: bool) -> str:
@@ -26,7 +28,7 @@ def summary(found: Evaluation, origin: Provenance, *, force: bool) -> str:
         ("images", lambda one: f"{one.count:,}"),
         ("against", lambda one: f"{one.reference_count:,}"),
         ("FID", fid),
-        ("KID x 1000", lambda one: f"{1000 * one.comparison.kid.value:.3f} +- {1000 * one.comparison.kid.error:.3f}"),
+        ("KID", lambda one: f"{one.comparison.kid.value:.4g} +- {one.comparison.kid.error:.2g}"),
         ("Inception Score", lambda one: f"{one.comparison.inception_score:.3f}"),
         ("precision", lambda one: f"{one.comparison.overlap.precision:.3f}"),
         ("recall", lambda one: f"{one.comparison.overlap.recall:.3f}"),
@@ -38,8 +40,9 @@ def summary(found: Evaluation, origin: Provenance, *, force: bool) -> str:
     lines = [f"{'':20}" + "".join(f"{head:>{_WIDTH}}" for head in heads)]
     lines += [f"{name:20}" + "".join(f"{value(one):>{_WIDTH}}" for one in columns) for name, value in rows]
     own, real = found.samples.comparison.classes, found.reference_classes
-    lines.append(f"classes, %     {_shares(own.histogram)}")
-    lines.append(f"  training     {_shares(real.histogram)}")
+    if len(own.histogram) <= SHOWN:
+        lines.append(f"classes, %     {_shares(own.histogram)}")
+        lines.append(f"  training     {_shares(real.histogram)}")
     for channel, one in enumerate(found.drift):
         lines.append(f"drift          channel {channel}: mean {one.mean:+.2f}, std {one.std:+.2f} levels of 0..255")
     if found.copies:
@@ -50,6 +53,8 @@ def summary(found: Evaluation, origin: Provenance, *, force: bool) -> str:
         few = f"an FID of fewer than {FEWEST:,} images is biased upwards"
         lines.append(f"(*) {few}: no absolute number" if force else f"- {few}: left out (--force gives it, marked)")
     extractor = f"{origin.extractor} ({origin.extractor_sha256[:12]}), {origin.transform}"
+    if origin.extractor_mark:
+        lines.append(f"{origin.extractor_mark.upper()}: its numbers could not be checked against published ones.")
     reference = f"{origin.data} {origin.reference_split}, {origin.reference_size:,} images"
     lines.append(f"Features of the extractor {extractor}; reference: {reference} ({origin.reference_sha256[:12]}).")
     return "\n".join(lines)
