@@ -83,7 +83,7 @@ def test_the_command_trains_every_row(source: Path, tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert "L, learned diagonal Sigma" in printed
     assert "9.46 +- 0.11" in printed
-    assert "FID and Inception score of these rows need a feature extractor" in printed
+    assert "for comparison among these rows alone" in printed
     numbers = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert [row["stable"] for row in numbers["rows"]] == [True] * 6
     assert (numbers["seed"], numbers["training_steps"], numbers["images"]) == (0, 2, 6)

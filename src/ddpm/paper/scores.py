@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from ddpm.evaluate.distances import fid, inception_score
+from ddpm.evaluate.extractor import load_extractor
+from ddpm.evaluate.nll import load_split
+from ddpm.evaluate.reference import read_images, read_reference
+from ddpm.generate import Model
 from ddpm.paper.subject import Subject
 
 
@@ -27,9 +33,28 @@ class Scorer(NamedTuple):
     """uint8 (N, H, W, C) -> (N, D)."""
 
 
-ABSENT = "no feature extractor is part of this version: Inception Score and FID were not measured"
+ABSENT = "there is no feature extractor for these data: Inception Score and FID were not measured"
 
 
 def scorer(subject: Subject) -> Scorer | None:
-    """The extractor for a model's images; None where there is none."""
-    return None
+    """The extractor for a model's images; None where there is none: the digit extractor reads MNIST alone."""
+    return scorer_of(subject.model, subject.data_root)
+
+
+def scorer_of(model: Model, root: str | None = None) -> Scorer | None:
+    """`scorer` of a model whose data lie in `root`, if not where they lay in training."""
+    if model.config.data.source != "mnist":
+        return None
+    extractor = load_extractor(device=model.device)
+
+    @functools.cache
+    def reference() -> np.ndarray:
+        images = load_split(model, "train", root=root, progress=False)
+        return read_reference(images, "mnist", "train", extractor, progress=True).features.vectors
+
+    def score(images: np.ndarray) -> Scores:
+        read = read_images(images, extractor)
+        return Scores(fid(read.vectors, reference()), inception_score(read.probabilities))
+
+    name = f"the digit extractor {extractor.sha256[:8]}, against all training images"
+    return Scorer(name, score, lambda images: read_images(images, extractor).vectors)

@@ -25,6 +25,7 @@ from ddpm.generate import Model, load, sample
 from ddpm.images import grid, save_png
 from ddpm.likelihood import strata
 from ddpm.paper.made import Made
+from ddpm.paper.scores import scorer_of
 from ddpm.paper.sheet import Cell, sheet
 from ddpm.paper.subject import finish
 from ddpm.progress import say
@@ -221,8 +222,11 @@ def _bound(model: Model, images: int, visited: int, seed: int) -> Likelihood:
 
 
 def _quality(model: Model, samples: np.ndarray) -> dict[str, float]:
-    """How good samples are, where something here can tell: the digits' classifier for the digits."""
+    """How good samples are, where something here can tell: an extractor, or the classifier of 8x8 digits."""
     section = model.config.data
+    if extractor := scorer_of(model):
+        scores = extractor.score(samples)
+        return {"fid": scores.fid, "inception_score": scores.inception_score, "samples": len(samples)}
     if section.source != "digits" or section.size != (8, 8) or len(samples) < 10:
         return {}
     scans = data.load(section, "train", progress=False)
@@ -259,7 +263,7 @@ def _report(
         f"bound: on {images} held-out images, {how}, with its standard error; EMA weights, estimates of x0 clipped",
         "rough: largest logged loss of the second half over its median",
         f"paper: {PAPER}",
-        "FID and Inception score of these rows need a feature extractor: look at the samples",
+        f"FID and IS of {samples} samples: for comparison among these rows alone",
     ]
     text = "\n".join([text, "", *notes])
     write_text(out / "table2.txt", text + "\n")
@@ -304,10 +308,14 @@ def _picture(source: Path, config: Config, outcomes: Sequence[Outcome], seed: in
     return sheet(cells, title="Table 2: prediction, objective and variance", rows=labels, note=note)
 
 
+_QUALITY = (("surely_digits", "{:.0%}"), ("fid", "{:.2f}"), ("inception_score", "{:.2f}"))
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """The rows with the paper's figures beside, for a terminal."""
-    head = ("predicts", "objective", "stable", "loss", "rough", "bound, bits/dim", "digits", "paper: IS", "FID")
-    lines = [head]
+    columns = ("predicts", "objective", "stable", "loss", "rough", "bound, bits/dim")
+    head = (*columns, "digits", "FID", "IS", "paper: IS", "paper: FID")
+    lines: list[tuple[str, ...]] = [head]
     for o in outcomes:
         good = "no good step" if o.last_good_step is None else f"last good {o.last_good_step:,}"
         lines.append(
@@ -318,11 +326,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 "-" if o.final_loss is None else f"{o.final_loss:.4g}",
                 "-" if o.roughness is None else f"{o.roughness:.2f}",
                 "-" if o.likelihood is None else str(o.likelihood.total),
-                f"{o.quality['surely_digits']:.0%}" if o.quality else "-",
+                *(form.format(o.quality[key]) if key in o.quality else "-" for key, form in _QUALITY),
                 o.row.inception_score,
                 o.row.fid,
             )
         )
-    keep = [n for n in range(len(head)) if head[n] != "digits" or any(o.quality for o in outcomes)]
+    # A column that nothing was measured for is left out.
+    keep = [n for n in range(len(head)) if n < 6 or n > 8 or any(line[n] != "-" for line in lines[1:])]
     widths = {n: max(len(line[n]) for line in lines) for n in keep}
     return "\n".join("  ".join(f"{line[n]:{widths[n]}}" for n in keep).rstrip() for line in lines)
