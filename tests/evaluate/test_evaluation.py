@@ -170,6 +170,15 @@ def test_images_mapped_into_memory_are_read_without_a_warning() -> None:
     assert read_images(images, digits).vectors.shape == (3, 64)
 
 
+def test_floors_are_of_their_own_unseen_images_and_number() -> None:
+    reference, one, other = (_reference(seed, 40, split) for seed, split in ((0, "train"), (1, "test"), (2, "test")))
+    found = [evaluation.floors(reference, *which) for which in ((one, 40), (other, 40), (one, 30), (None, 40))]
+    unseen = [floor.unseen for floor in found]
+    assert unseen[3] is None
+    assert len({str(each) for each in unseen}) == 4
+    assert len({str(floor.halves) for floor in found}) == 1
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
