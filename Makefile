@@ -22,10 +22,10 @@ demo: .venv/installed
 	$(BIN)/python -m ddpm.demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto -m ''
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 
 def peak_gigabytes(network: str, work: str, batch: int, who: str) -> float:
@@ -18,10 +19,12 @@ def resident_gigabytes() -> float:
         import psutil
 
         return float(psutil.Process().memory_info().peak_wset) / 1e9
+    if sys.platform.startswith("linux"):  # getrusage would count what the parent held when it forked
+        status = Path("/proc/self/status").read_text().split()
+        return int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def main() -> None:

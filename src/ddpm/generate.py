@@ -26,7 +26,7 @@ from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.noise import ImageNoise
-from ddpm.ops.select import choose_kernels
+from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.progress import progress_bar
 from ddpm.schedule import Steps, sampling_steps
 from ddpm.training_loop import build_diffusion, build_network, load_weights
@@ -96,12 +96,14 @@ def load(
     )
 
 
-def frozen(network: UNet, precision: Precision, device: torch.device) -> LabelledNet:
+def frozen(
+    network: UNet, precision: Precision, device: torch.device, kernels: Literal["auto"] | Kernels = "auto"
+) -> LabelledNet:
     """The network made ready to be called only: no gradients, weights laid out and cast once; changed in place.
 
     Its answers are float32 whatever it computes in.
     """
-    operations, _ = choose_kernels("auto", device)
+    operations, _ = choose_kernels(kernels, device)
     network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     if precision != "float32":
         for module in network.modules():

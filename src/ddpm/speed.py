@@ -40,17 +40,14 @@ def training_step(config: Config, device: torch.device) -> Callable[[], object]:
 
 
 def network_call(config: Config, batch: int, device: torch.device) -> Callable[[], object]:
-    """A network call as `ddpm sample` makes it."""
-    network = frozen(build_network(config).to(device), sampling_precision(device), device)
+    """A network call as `ddpm sample` makes it, in the configuration's precision and kernels."""
+    training = config.training
+    precision = choose_precision(training.precision, device)
+    network = frozen(build_network(config).to(device), precision, device, training.kernels)
     x = torch.zeros(batch, config.data.channels, *config.data.size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     t = torch.full((batch,), config.diffusion.timesteps, device=device)
     return torch.no_grad()(lambda: network(x, t))
-
-
-def sampling_precision(device: torch.device) -> Precision:
-    """What `ddpm sample` computes in where nothing else is said."""
-    return choose_precision("auto", device)
 
 
 def random_pictures(config: Config, count: int = 4096) -> ImageSet:
