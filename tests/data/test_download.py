@@ -87,7 +87,9 @@ def test_by_the_md5_of_the_content_for_any_compression(mirror: Mirror, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>log in first</html>", gzip.compress(b"other"), gzip.compress(b"content" * 99)[:20]]
+    "content",
+    [b"", b"<html>log in first</html>", gzip.compress(b"other"), gzip.compress(b"content" * 99)[:20]],
+    ids=["empty", "page", "other", "cut"],
 )
 def test_a_wrong_file_is_not_kept(mirror: Mirror, tmp_path: Path, content: bytes) -> None:
     mirror.files["a.gz"] = content
