@@ -78,6 +78,8 @@ def test_the_command_goes_on_where_it_stopped(
 
     assert main([*command, "--seed", "1"]) == 2
     assert "holds a benchmark of something else (seed: 0 -> 1)" in capsys.readouterr().err
+    assert main(["benchmark", "--most", "4", *command[1:]]) == 2
+    assert "--config, --set and --most have no effect here" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--samplers", "dadim"])
     assert "'dadim': expected some of ancestral, ddim" in capsys.readouterr().err

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ddpm.choices import SamplerName, Spacing
 from ddpm.commands.arguments import Commands, add_device, add_precision, add_set, duration, natural, positive
-from ddpm.errors import DDPMError
+from ddpm.errors import DDPMError, UsageError
 
 if TYPE_CHECKING:
     from ddpm.speed import Rate
 
 
+_CONFIG, _MOST = "image/mnist/ddpm_cpu", 128
+
+
 def add(commands: Commands) -> None:
     benchmark = commands.add_parser("benchmark", help="how fast this machine trains and samples a configuration")
-    benchmark.add_argument(
-        "--config", default="image/mnist/ddpm_cpu", metavar="CONFIG", help="default: image/mnist/ddpm_cpu"
-    )
+    benchmark.add_argument("--config", metavar="CONFIG", help=f"default: {_CONFIG}")
     add_set(benchmark)
-    benchmark.add_argument("--most", type=positive, default=128, metavar="B", help="largest batch tried (default 128)")
+    benchmark.add_argument("--most", type=positive, metavar="B", help="largest batch tried (default 128)")
     benchmark.add_argument("--json", action="store_true", help="print as JSON")
     add_device(benchmark)
     benchmark.set_defaults(command=_run)
@@ -72,6 +73,8 @@ def _samplers(options: argparse.Namespace) -> None:
     from ddpm.generate import load
     from ddpm.run import folder_beside
 
+    if options.config or options.overrides or options.most:
+        raise UsageError("benchmark samplers: --config, --set and --most have no effect here; remove them")
     device = choose_device(options.device)
     limit_memory(device)
     model = load(options.checkpoint, precision=options.precision, device=device)
@@ -98,19 +101,20 @@ def _run(options: argparse.Namespace) -> None:
     from ddpm.progress import progress_bar
     from ddpm.speed import best, peak_gflops, rates
 
-    config, device = load_config(options.config, options.overrides), choose_device(options.device)
+    name, most = options.config or _CONFIG, options.most or _MOST
+    config, device = load_config(name, options.overrides), choose_device(options.device)
     limit_memory(device)
     precision = choose_precision(config.training.precision, device)
     _, kernels = choose_kernels(config.training.kernels, device)
     cost, peak = cost_of(config), peak_gflops(precision, device)
     measured: dict[str, list[Rate]] = {"train": [], "sample": []}
-    with progress_bar("measuring", 2 * options.most.bit_length(), "batch size", show=not options.json) as bar:
+    with progress_bar("measuring", 2 * most.bit_length(), "batch size", show=not options.json) as bar:
         for work, found in measured.items():
-            for rate in rates(config, work, device, most=options.most):  # type: ignore[arg-type]
+            for rate in rates(config, work, device, most=most):  # type: ignore[arg-type]
                 found.append(rate)
                 bar.update()
     if not all(measured.values()):
-        raise DDPMError(f"{options.config}: not even one image fits {describe(device)}")
+        raise DDPMError(f"{name}: not even one image fits {describe(device)}")
     chosen = {work: best(found) for work, found in measured.items()}
     at_config = min(measured["train"], key=lambda r: abs(r.batch - config.training.batch_size))
     calls = config.sampling.steps or config.diffusion.timesteps
@@ -132,7 +136,7 @@ def _run(options: argparse.Namespace) -> None:
         print(json.dumps(facts))
         return
     print(f"device     {describe(device)}, {precision}, {kernels}; matrix products reach {peak:,.0f} GFLOP/s")
-    print(f"network    {options.config}: {cost.parameters:,} parameters, {cost.gflop_per_image:.3f} GFLOP a call")
+    print(f"network    {name}: {cost.parameters:,} parameters, {cost.gflop_per_image:.3f} GFLOP a call")
     for work, words in (("train", "a training step"), ("sample", "a network call in sampling")):
         print(f"\n{words}\n{'batch':>7}{'images/s':>11}{'GFLOP/s':>10}{'of peak':>9}")
         for rate in measured[work]:
