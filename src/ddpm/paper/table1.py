@@ -9,6 +9,7 @@ import torch
 
 from ddpm.data import Split
 from ddpm.errors import UsageError
+from ddpm.evaluate.evaluation import FEWEST
 from ddpm.evaluate.nll import SCALING, Likelihood, measure, subset
 from ddpm.files import write_json, write_text
 from ddpm.images import to_arrays
@@ -67,7 +68,8 @@ def make(
         samples=samples if scores else None,
         paper=[dict(zip(("model", "inception_score", "fid", "nll_test_train"), row, strict=True)) for row in PAPER],
     )
-    text = _text(subject, bounds, scores, extractor)
+    few = ": an FID of fewer than 2,048 images is biased upwards" if samples < FEWEST else ""
+    text = _text(subject, bounds, scores, extractor and f"{extractor}; {samples:,} samples{few}")
     files = (out / "table1.md", out / "table1.json")
     write_text(files[0], f"# Table 1\n\n```\n{text}\n```\n")
     write_json(files[1], numbers)
