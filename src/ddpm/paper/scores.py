@@ -56,5 +56,5 @@ def scorer_of(model: Model, root: str | None = None) -> Scorer | None:
         read = read_images(images, extractor)
         return Scores(fid(read.vectors, reference()), inception_score(read.probabilities))
 
-    name = f"the digit extractor {extractor.sha256[:8]}, against all training images"
+    name = f"the digit extractor {extractor.sha256[:8]}"
     return Scorer(name, score, lambda images: read_images(images, extractor).vectors)
