@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -29,10 +31,31 @@ def array_contents(images: np.ndarray, labels: np.ndarray, class_names: tuple[st
             f"{where}: labels run from {labels.min()} to {labels.max()}, expected 0 to {len(class_names) - 1}; "
             "for other data use data.source: folder"
         )
-    pairs = zip(images, labels.tolist(), strict=True)
-    return Contents(
-        [Item(f"image {i}", partial(_picture, pixels), n) for i, (pixels, n) in enumerate(pairs)], class_names
-    )
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} pictures but {len(labels)} labels")
+    return Contents(_Items(images, labels), class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class _Items(Sequence[Item]):
+    """Made when asked for: a million records would need more memory than their pictures."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        chosen = range(len(self))[index]
+        return self._item(chosen) if isinstance(chosen, int) else [self._item(i) for i in chosen]
+
+    def _item(self, index: int) -> Item:
+        return Item(f"image {index}", partial(_picture, self.images[index]), int(self.labels[index]))
 
 
 def _picture(pixels: np.ndarray) -> Image:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -93,12 +97,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
     Raises DataError naming the file: truncated, not IDX, of another type or shape.
     """
-    content = _content(path)
+    content = _content(path)  # uncompressed, a map of the file: no copy in memory
     header, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
-    if len(content) < header or content[:4] != magic:
+    beginning = content[:4].tobytes()
+    if len(content) < header or beginning != magic:
         raise DataError(
             f"{path}: is not an IDX file of unsigned bytes with {dimensions} dimension(s): it begins with the bytes "
-            f"{content[:4].hex() or '(none)'}, expected {magic.hex()}{_REPLACE}"
+            f"{beginning.hex() or '(none)'}, expected {magic.hex()}{_REPLACE}"
         )
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
     expected = header + math.prod(shape)
@@ -107,30 +112,56 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{path}: is not whole: it has {len(content):,} bytes unpacked, but its header "
             f"({' x '.join(map(str, shape))}) says {expected:,}{_REPLACE}"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return content[header:].reshape(shape)
 
 
 _REPLACE = ". Replace it with a whole copy, or delete it if it was downloaded by ddpm"
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> np.ndarray:
+    """All bytes of a file, unpacked, uint8 (n,), read-only."""
+    with _read_errors(path), path.open("rb") as file:
+        if _is_packed(file):
+            return np.frombuffer(gzip.decompress(file.read()), np.uint8)
+        empty = file.seek(0, os.SEEK_END) == 0
+        return np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        yield
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
+
+
+def _is_packed(file: BinaryIO) -> bool:
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return packed
 
 
 def _refuse_another(name: str, file: str, path: Path) -> None:
     """The family shares its file names, so a folder of one is easily taken for another: known checksums tell."""
     known = {md5: (n, f) for n, table in _MD5.items() for f, md5 in table.items()}
-    for content in (path.read_bytes(), _content(path)):
-        found = known.get(hashlib.md5(content, usedforsecurity=False).hexdigest(), (name, file))
+    for md5 in _checksums(path):
+        found = known.get(md5, (name, file))
         if found != (name, file):
             raise DataError(
                 f"{path}: is {found[1]} of {found[0]}, not {file} of {name}. "
                 f"Put the files of {name} into a folder of their own, such as {path.parent / name}"
             )
+
+
+def _checksums(path: Path) -> Iterator[str]:
+    """MD5 of a file and, if it is packed, of what is in it, a piece at a time."""
+    md5 = partial(hashlib.md5, usedforsecurity=False)
+    with _read_errors(path), path.open("rb") as file:
+        packed = _is_packed(file)
+        yield hashlib.file_digest(file, md5).hexdigest()
+        if packed:
+            with gzip.open(path) as unpacked:
+                yield hashlib.file_digest(unpacked, md5).hexdigest()
 
 
 def _download(name: str, file: str, otherwise: str, progress: bool) -> Path:
