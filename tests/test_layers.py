@@ -27,11 +27,11 @@ FLOORS = [
         "progress",
         "ops",
     },
-    {"conditioning", "diffusion", "unet", "ema", "timesteps"},
+    {"conditioning", "diffusion", "unet", "ema", "timesteps", "faults"},
     {"losses", "samplers", "likelihood"},
-    {"data", "config", "checkpoint", "distributed", "interop"},
+    {"data", "config", "checkpoint", "manifest", "distributed", "interop"},
     {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper"},
-    {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"run", "kept", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
