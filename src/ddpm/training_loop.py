@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm import checkpoint, ema, timesteps
+from ddpm import checkpoint, distributed, ema, sharding, timesteps
 from ddpm.conditioning import NO_CLASS, Conditional, dropped
 from ddpm.config import Config
 from ddpm.data import Batch, ImageSet, ahead, batches
@@ -31,6 +31,8 @@ from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.schedule import make_schedule, zero_terminal_snr
+from ddpm.sharding import Parallel
+from ddpm.shards import whole
 from ddpm.timesteps import LossHistory
 from ddpm.unet import UNet
 
@@ -123,7 +125,7 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     kernels = saved.kernels if training.kernels == "auto" else training.kernels
     compiled = saved.compiled if training.compile == "auto" else training.compile == "on"
     state = _assemble(config, network, average, device, precision, kernels, compiled)
-    state.optimizer.load_state_dict(dict(saved.optimizer))
+    sharding.load_optimizer(state.optimizer, saved.optimizer)
     state.scaler.load_state_dict(dict(saved.scaler))
     state.step = saved.step
     if state.loss_history is not None:
@@ -165,6 +167,8 @@ def _assemble(
     network.train()
     average.eval().requires_grad_(False)
     training = config.training
+    if training.parallel == "fsdp":
+        sharding.shard(network, average)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=training.learning_rate,
@@ -203,6 +207,18 @@ def check_classes(config: Config, images: ImageSet) -> None:
         )
 
 
+def check_processes(config: Config) -> None:
+    """Refuse a batch that the processes of this job cannot share equally. Raises ConfigError."""
+    batch, parts = config.training.batch_size, config.training.accumulation
+    size = distributed.world().size
+    if batch % (size * parts):
+        whole = size * parts
+        low, high = batch // whole * whole or whole, -(-batch // whole) * whole
+        fits = f"{low} or {high if high > low else low + whole}"
+        split = f"{size} processes" + (f" of accumulation: {parts} parts each" if parts > 1 else "")
+        raise ConfigError(f"training.batch_size: {batch} cannot be shared equally by {split}. Use {fits}")
+
+
 def total_steps(config: Config, count: int) -> int:
     """The optimiser steps of a run over `count` training images."""
     training = config.training
@@ -233,6 +249,8 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
     Stopping the iteration at any point leaves a whole state: the one after the last record.
     """
     check_classes(config, images)
+    check_processes(config)
+    parallel = sharding.parallel(state.network, config.training.parallel)
     diffusion, objective = build_diffusion(config), build_objective(config)
     training, total = config.training, total_steps(config, len(images))
     inputs = _inputs(config, state, images, diffusion.schedule.T)
@@ -244,10 +262,10 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         drawn = next(inputs)
-        loss, each = _accumulate_gradients(config, state, diffusion, objective, drawn)
+        loss, each = _accumulate_gradients(config, state, diffusion, objective, parallel, drawn)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit))
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -304,32 +322,40 @@ def _labels(labels: np.ndarray | None, count: int) -> Tensor:
     return torch.full((count,), NO_CLASS) if labels is None else torch.from_numpy(labels)
 
 
-def _told(config: Config, network: UNet, labels: Tensor) -> Net:
+def _told(config: Config, network: torch.nn.Module, labels: Tensor) -> Net:
     """The network as a net for images of these classes, if it knows any."""
     return network if config.network.classes is None else Conditional(network, labels)
 
 
 def _accumulate_gradients(
-    config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, inputs: Inputs
+    config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, parallel: Parallel, inputs: Inputs
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the mean weighted loss over the batch, part by part; returns it and each image's loss, detached."""
-    training, device = config.training, state.device
-    parts = training.accumulation
-    total = torch.zeros((), device=device)
+    """Gradients of the mean weighted loss over the batch, part by part; returns it and each image's loss, detached.
+
+    The batch is cut into as many parts as all processes take together, and each process takes its own: part k is
+    part k, whoever computes it.
+    """
+    training, device, place = config.training, state.device, distributed.world()
+    parts = training.accumulation * place.size
+    cut = list(enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)))
+    own = place.share(cut)
+    mean = torch.zeros((), device=device)
     losses = []
-    for part, (levels, t, eps, weight, labels) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
+    for part, (levels, t, eps, weight, labels) in own:
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             for x in (to_model(levels.to(device, non_blocking=True)), eps)
         )
         key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
-        with _dropout_keyed(key, config, device), autocast(state.precision, device):
-            each = objective(diffusion, _told(config, state.network, labels.to(device)), x0, t.to(device), eps)
-            loss = (weight.to(device) * each).mean() / parts
-        state.scaler.scale(loss).backward()
-        total += loss.detach()
+        with parallel.summing(last=part == own[-1][0]):
+            with _dropout_keyed(key, config, device), autocast(state.precision, device):
+                each = objective(diffusion, _told(config, parallel.network, labels.to(device)), x0, t.to(device), eps)
+                loss = (weight.to(device) * each).mean() / len(own)  # the processes' gradients are averaged
+            state.scaler.scale(loss).backward()
+        mean += loss.detach() / place.size
         losses.append(each.detach())
-    return total, torch.cat(losses)
+    each = torch.cat(losses)
+    return distributed.total(mean), each if state.loss_history is None else distributed.gathered(each)
 
 
 @contextmanager

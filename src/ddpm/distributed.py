@@ -1,0 +1,121 @@
+"""torch.distributed behind a few small functions; one process is the trivial case.
+
+The processes are started by `torchrun` or `accelerate launch`, which tell each its place by the environment
+(WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Every process draws all of a step's random numbers and works
+on its share; sums are then taken over all, so that the numbers do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ddpm.errors import DDPMError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """What this process does of `items`: a run of them, so that all shares in the order of ranks are the whole."""
+        count = len(items)
+        return items[self.rank * count // self.size : (self.rank + 1) * count // self.size]
+
+
+def world() -> World:
+    """The processes that were joined; this one alone before that."""
+    return World(dist.get_rank(), dist.get_world_size()) if _joined() else World()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Join the processes that a launcher started, if it did, for the duration of the block.
+
+    Raises DDPMError when one of the others stops answering: it has failed, or was killed.
+    """
+    if _joined() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield world()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    place = world()
+    try:
+        yield place
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise DDPMError(
+            f"process {place.rank} of {place.size}: another process of this job has stopped answering: it failed, or "
+            "was killed (the launcher's last lines name it). Checkpoints are whole; the same command continues"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes, the same bits for each."""
+    if not _joined():
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks; the numbers of rows may differ."""
+    if not _joined():
+        return x
+    place = world()
+    counts = torch.zeros(place.size, dtype=torch.int64)
+    counts[place.rank] = len(x)
+    counts = total(counts)
+    padded = x.new_zeros(int(counts.max()), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in range(place.size)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+def shared(value: T) -> T:
+    """What the first process has, for all of them."""
+    if not _joined():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if _joined():
+        dist.barrier()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        words in text for words in ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe")
+    )
