@@ -62,6 +62,7 @@ def shard(*networks: nn.Module) -> None:
     from ddpm.unet import Block
 
     for network in networks:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all that FSDP2 splits
         for module in network.modules():
             if isinstance(module, Block):
                 fully_shard(module)

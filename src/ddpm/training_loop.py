@@ -339,8 +339,7 @@ def _accumulate_gradients(
     parts = training.accumulation * place.size
     cut = list(enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)))
     own = place.share(cut)
-    mean = torch.zeros((), device=device)
-    losses = []
+    means, losses = [], []
     for part, (levels, t, eps, weight, labels) in own:
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -352,10 +351,10 @@ def _accumulate_gradients(
                 each = objective(diffusion, _told(config, parallel.network, labels.to(device)), x0, t.to(device), eps)
                 loss = (weight.to(device) * each).mean() / len(own)  # the processes' gradients are averaged
             state.scaler.scale(loss).backward()
-        mean += loss.detach() / place.size
+        means.append(loss.detach() / place.size)
         losses.append(each.detach())
     each = torch.cat(losses)
-    return distributed.total(mean), each if state.loss_history is None else distributed.gathered(each)
+    return distributed.total(torch.stack(means).sum()), each if state.loss_history is None else distributed.gathered(each)
 
 
 @contextmanager
