@@ -8,7 +8,7 @@ on its share; sums are then taken over all, so that the numbers do not depend on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -80,19 +80,14 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def gathered(x: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks; the numbers of rows may differ."""
+def collected(items: Iterable[T]) -> list[T]:
+    """The items of all processes in the order of their ranks; each may have any number of them, on the CPU."""
+    own = list(items)
     if not _joined():
-        return x
-    place = world()
-    counts = torch.zeros(place.size, dtype=torch.int64)
-    counts[place.rank] = len(x)
-    counts = total(counts)
-    padded = x.new_zeros(int(counts.max()), *x.shape[1:])
-    padded[: len(x)] = x.detach()
-    parts = [torch.empty_like(padded) for _ in range(place.size)]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+        return own
+    parts: list[list[T]] = [[] for _ in range(world().size)]
+    dist.all_gather_object(parts, own)
+    return [item for part in parts for item in part]
 
 
 def shared(value: T) -> T:

@@ -353,8 +353,9 @@ def _accumulate_gradients(
             state.scaler.scale(loss).backward()
         means.append(loss.detach() / place.size)
         losses.append(each.detach())
-    each = torch.cat(losses)
-    return distributed.total(torch.stack(means).sum()), each if state.loss_history is None else distributed.gathered(each)
+    if state.loss_history is not None:  # which goes by the losses of the whole batch
+        losses = distributed.collected([each.cpu() for each in losses])
+    return distributed.total(torch.stack(means).sum()), torch.cat(losses)
 
 
 @contextmanager

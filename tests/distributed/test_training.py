@@ -56,7 +56,10 @@ def _run(changes: dict[str, object], *, double: bool = True) -> Ran:
 
 def _distance(one: Ran, other: Ran) -> float:
     """The largest difference of any loss, norm or weight."""
-    pairs = [(torch.tensor(one.losses), torch.tensor(other.losses)), (torch.tensor(one.norms), torch.tensor(other.norms))]
+    pairs = [
+        (torch.tensor(one.losses), torch.tensor(other.losses)),
+        (torch.tensor(one.norms), torch.tensor(other.norms)),
+    ]
     for mine, theirs in ((one.weights, other.weights), (one.ema, other.ema), (one.history, other.history)):
         assert mine.keys() == theirs.keys()
         pairs += [(mine[key], theirs[key]) for key in mine]
