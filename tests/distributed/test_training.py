@@ -56,10 +56,8 @@ def _run(changes: dict[str, object], *, double: bool = True) -> Ran:
 
 def _distance(one: Ran, other: Ran) -> float:
     """The largest difference of any loss, norm or weight."""
-    pairs = [
-        (torch.tensor(one.losses), torch.tensor(other.losses)),
-        (torch.tensor(one.norms), torch.tensor(other.norms)),
-    ]
+    lists = ((one.losses, other.losses), (one.norms, other.norms))
+    pairs = [(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)) for a, b in lists]
     for mine, theirs in ((one.weights, other.weights), (one.ema, other.ema), (one.history, other.history)):
         assert mine.keys() == theirs.keys()
         pairs += [(mine[key], theirs[key]) for key in mine]
