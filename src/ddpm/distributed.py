@@ -34,15 +34,21 @@ class World:
         """Whether this process is the one that writes files and speaks."""
         return self.rank == 0
 
+    def rows(self, count: int) -> slice:
+        """Which of `count` rows are this process's: a run of them, so that all shares in order are the whole."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """What this process does of `items`: a run of them, so that all shares in the order of ranks are the whole."""
-        count = len(items)
-        return items[self.rank * count // self.size : (self.rank + 1) * count // self.size]
+        """What this process does of `items`."""
+        return items[self.rows(len(items))]
+
+
+ALONE = World()
 
 
 def world() -> World:
     """The processes that were joined; this one alone before that."""
-    return World(dist.get_rank(), dist.get_world_size()) if _joined() else World()
+    return World(dist.get_rank(), dist.get_world_size()) if _joined() else ALONE
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from ddpm.config import Config
 from ddpm.data import Batch, ImageSet, ahead, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
+from ddpm.distributed import ALONE, World
 from ddpm.errors import CheckpointError, ConfigError
 from ddpm.images import to_model
 from ddpm.losses import Objective, simple
-from ddpm.noise import Purpose, normal, rng, torch_seed
+from ddpm.noise import Purpose, normal, normal_of_images, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.schedule import make_schedule, zero_terminal_snr
 from ddpm.sharding import Parallel
@@ -207,6 +208,11 @@ def check_classes(config: Config, images: ImageSet) -> None:
         )
 
 
+def _of_all(x: Tensor) -> Tensor:
+    """The rows of all processes, on the CPU."""
+    return torch.cat(distributed.collected([x.cpu()]))
+
+
 def check_processes(config: Config) -> None:
     """Refuse a batch that the processes of this job cannot share equally. Raises ConfigError."""
     batch, parts = config.training.batch_size, config.training.accumulation
@@ -272,13 +278,13 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         decay = ema.decay_at(number, training.ema_decay)
         ema.update(state.ema, state.network, decay)
         if state.loss_history is not None:
-            state.loss_history.update(drawn.t, each)
+            state.loss_history.update(_of_all(drawn.t), _of_all(each))  # it goes by the whole batch
         state.step = number
         yield Step(number, loss, grad_norm, rate, decay)
 
 
 class Inputs(NamedTuple):
-    """One global batch, with all its randomness drawn (on the CPU)."""
+    """A process's share of a step's batch, with all its randomness drawn (on the CPU)."""
 
     levels: Tensor
     """(B, C, H, W) uint8."""
@@ -294,28 +300,36 @@ class Inputs(NamedTuple):
 
 def _inputs(config: Config, state: TrainingState, images: ImageSet, T: int) -> Iterator[Inputs]:
     """What the steps after `state.step` are trained with, without end."""
-    source = batches(images, config.training.batch_size, seed=config.training.seed, start=state.step)
+    size, seed, place = config.training.batch_size, config.training.seed, distributed.world()
+    source = batches(images, size, seed=seed, start=state.step, rows=place.rows(size))
     for step, batch in enumerate(source, state.step):
-        yield draw_inputs(config, batch, step, T, state.loss_history)
+        yield draw_inputs(config, batch, step, T, state.loss_history, place)
 
 
-def draw_inputs(config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None) -> Inputs:
-    """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of the whole batch."""
-    seed, count = config.training.seed, len(batch.images)
+def draw_inputs(
+    config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None, place: World = ALONE
+) -> Inputs:
+    """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of a process's share of the batch.
+
+    What costs a number an image is drawn for the whole batch and cut; the noise of each image is its own.
+    """
+    seed, count = config.training.seed, len(batch.images) * place.size
+    rows = place.rows(count)
     levels = torch.from_numpy(batch.images)
     if config.data.horizontal_flip:
-        flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)
+        flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)[rows]
         levels = torch.where(flip[:, None, None, None], levels.flip(-1), levels)
     source = rng(seed, Purpose.TIMESTEP, step)
     if history is None:
         t, weight = timesteps.uniform(source, count, T), torch.ones(count)
     else:
         t, weight = timesteps.importance(source, count, history.probabilities())
-    eps = normal(rng(seed, Purpose.NOISE, step), levels.shape)
-    labels, share = _labels(batch.labels, count), config.training.label_dropout
+    eps = normal_of_images(seed, Purpose.NOISE, (step,), range(rows.start, rows.stop), levels.shape[1:])
+    labels, share = _labels(batch.labels, len(levels)), config.training.label_dropout
     if config.network.classes is not None:
-        labels = dropped(labels, 0.1 if share is None else share, rng(seed, Purpose.LABEL, step))
-    return Inputs(levels, t, eps, weight, labels)
+        chance = rng(seed, Purpose.LABEL, step).random(count)[rows]
+        labels = dropped(labels, 0.1 if share is None else share, chance)
+    return Inputs(levels, t[rows], eps, weight[rows], labels)
 
 
 def _labels(labels: np.ndarray | None, count: int) -> Tensor:
@@ -330,31 +344,28 @@ def _told(config: Config, network: torch.nn.Module, labels: Tensor) -> Net:
 def _accumulate_gradients(
     config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, parallel: Parallel, inputs: Inputs
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the mean weighted loss over the batch, part by part; returns it and each image's loss, detached.
+    """Gradients of the mean weighted loss over the batch, part by part.
 
-    The batch is cut into as many parts as all processes take together, and each process takes its own: part k is
-    part k, whoever computes it.
+    Returns it, and the loss of each of this process's images, detached. The parts are counted over all processes:
+    part k is part k, whoever computes it.
     """
     training, device, place = config.training, state.device, distributed.world()
-    parts = training.accumulation * place.size
-    cut = list(enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)))
-    own = place.share(cut)
+    parts, first = training.accumulation, training.accumulation * place.rank
     means, losses = [], []
-    for part, (levels, t, eps, weight, labels) in own:
+    cut = zip(*(x.chunk(parts) for x in inputs), strict=True)
+    for part, (levels, t, eps, weight, labels) in enumerate(cut, first):
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             for x in (to_model(levels.to(device, non_blocking=True)), eps)
         )
         key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
-        with parallel.summing(last=part == own[-1][0]):
+        with parallel.summing(last=part == first + parts - 1):
             with _dropout_keyed(key, config, device), autocast(state.precision, device):
                 each = objective(diffusion, _told(config, parallel.network, labels.to(device)), x0, t.to(device), eps)
-                loss = (weight.to(device) * each).mean() / len(own)  # the processes' gradients are averaged
+                loss = (weight.to(device) * each).mean() / parts  # the processes' gradients are averaged
             state.scaler.scale(loss).backward()
         means.append(loss.detach() / place.size)
         losses.append(each.detach())
-    if state.loss_history is not None:  # which goes by the losses of the whole batch
-        losses = distributed.collected([each.cpu() for each in losses])
     return distributed.total(torch.stack(means).sum()), torch.cat(losses)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm import data, training_loop
 from ddpm.errors import ConfigError
 from ddpm.images import to_model
-from ddpm.noise import normal
+from ddpm.noise import normal_of_images
 from ddpm.shards import is_split, whole_state
 from ddpm.training_loop import new_state, training_steps
 from tests.distributed.processes import together
@@ -38,7 +38,7 @@ def _run(changes: dict[str, object], *, double: bool = True) -> Ran:
     with mock.patch.multiple(
         training_loop,
         to_model=lambda x: to_model(x).double() if double else to_model(x),
-        normal=lambda *a: normal(*a).double() if double else normal(*a),
+        normal_of_images=lambda *a: normal_of_images(*a).double() if double else normal_of_images(*a),
     ):
         if double:
             state.network.double()
