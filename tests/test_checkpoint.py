@@ -86,7 +86,8 @@ def test_damage_is_named(saved: Checkpoint, tmp_path: Path) -> None:
         ({"model_state_dict": {}}, "not a checkpoint of ddpm"),
         ([1, 2], "not a checkpoint of ddpm"),
         ({"format": "ddpm-checkpoint", "version": 99}, "format version 99"),
-        ({"format": "ddpm-checkpoint", "version": 1}, "lacks or misstates 'data'"),
+        ({"format": "ddpm-checkpoint", "version": 1, "step": 3, "config": {}}, "lacks or misstates 'data'"),
+        ({"format": "ddpm-checkpoint", "version": 2, "step": -1}, "lacks or misstates 'step'"),
     ],
 )
 def test_foreign_files_are_named(tmp_path: Path, content: object, message: str) -> None:

@@ -25,13 +25,14 @@ FLOORS = [
         "noise",
         "device",
         "progress",
+        "shards",
         "ops",
     },
-    {"conditioning", "diffusion", "unet", "ema", "timesteps"},
+    {"conditioning", "diffusion", "unet", "ema", "timesteps", "faults"},
     {"losses", "samplers", "likelihood"},
-    {"data", "config", "checkpoint", "distributed", "interop"},
+    {"data", "config", "checkpoint", "manifest", "distributed", "sharding", "interop"},
     {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper"},
-    {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"run", "kept", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

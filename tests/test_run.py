@@ -13,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ddpm import checkpoint, run
+from ddpm import checkpoint, manifest, run
 from ddpm.config import load_config, to_yaml
 from ddpm.errors import ConfigError, DDPMError
 from ddpm.images import read_png
@@ -53,7 +53,8 @@ def test_a_run_folder_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[
     names = {p.name for p in done.folder.iterdir() if not p.name.startswith(".")}
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
-    assert names - events == {"config.yaml", "diffusion-3.pt", "diffusion-6.pt", "metrics.jsonl", "samples"}
+    others = {"manifest.json", "metrics.jsonl", "samples"}
+    assert names - events == {"config.yaml", "diffusion-3.pt", "diffusion-6.pt", *others}
     assert {p.name for p in (done.folder / "samples").iterdir()} == {"step-3.png", "step-6.png"}
     assert read_png(done.folder / "samples" / "step-6.png").ndim == 3
     assert done.checkpoint == done.folder / "diffusion-6.pt"
@@ -224,6 +225,7 @@ def _poisoned(folder: Path, config: object) -> object:
     content = torch.load(folder / "diffusion-3.pt", weights_only=True)
     content["network"]["conv_out.bias"].fill_(float("nan"))
     torch.save(content, folder / "diffusion-3.pt")
+    manifest.enter(folder / "diffusion-3.pt", None)  # as if it had been written so
     return config
 
 

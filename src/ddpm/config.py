@@ -203,6 +203,9 @@ class TrainingSection(Section):
     """Decoupled weight decay (AdamW); 0 is Adam."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; empty: not clipped."""
+    skip_limit: PositiveInt = 10
+    """Steps in a row whose loss or gradient is not finite, all skipped, after which the run goes back to its last good
+    checkpoint and on at half the learning rate; the second time it stops."""
     ema_decay: Share = 0.9999
     """Decay of the moving average of the weights, approached as (1 + step) / (10 + step)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -85,6 +85,26 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Only algorithms that give the same bits every time, and none chosen by how fast it was just now."""
+    from torch.utils import deterministic
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    on, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill, tuned = "fill_uninitialized_memory", torch.backends.cudnn.benchmark
+    filled = getattr(deterministic, fill)
+    torch.use_deterministic_algorithms(True)
+    setattr(deterministic, fill, False)  # a help against bugs, which costs time
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(on, warn_only=warn_only)
+        setattr(deterministic, fill, filled)
+        torch.backends.cudnn.benchmark = tuned
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was told (the CPU always has)."""
     if device.type == "cuda":

@@ -8,7 +8,7 @@ on its share; sums are then taken over all, so that the numbers do not depend on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddpm.errors import DDPMError
+from ddpm.errors import DDPMError, ElsewhereError
 
 T = TypeVar("T")
 
@@ -103,6 +103,34 @@ def shared(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def by_first(make: Callable[[], T]) -> T:
+    """What `make()` gives in the first process, for all; it is called there alone. Its error is raised in all."""
+    if not _joined():
+        return make()
+    value: T | None = None
+    error: DDPMError | None = None
+    if world().first:
+        try:
+            value = make()
+        except DDPMError as found:
+            error = found
+    value, said, code = shared((value, error and str(error), error.exit_code if error else 0))
+    if error is not None:
+        raise error
+    if said is not None:
+        raise ElsewhereError(said, code)
+    return value  # type: ignore[return-value]
+
+
+def largest(value: int) -> int:
+    """The largest of all processes' numbers."""
+    if not _joined():
+        return value
+    box = torch.tensor(value)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
 
 
 def wait_for_all() -> None:

@@ -32,12 +32,28 @@ class CheckpointError(DDPMError):
     """A checkpoint is missing, damaged or does not fit."""
 
 
+class DamagedError(CheckpointError):
+    """The content of a checkpoint is not what was written: another checkpoint of the run may still be whole."""
+
+
+class WriteError(DDPMError):
+    """The disk refuses to take what is written; what stood there before is untouched."""
+
+
+class ElsewhereError(DDPMError):
+    """What the first of several processes has failed with, and says."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class DivergedError(DDPMError):
     """Training was stopped because its loss is no longer a number."""
 
     def __init__(self, message: str, step: int, saved: Path | None):
         super().__init__(message)
         self.step = step
-        """The step whose loss it was, or the first one after it at which it was looked at."""
+        """The first of the last steps in a row that were skipped."""
         self.saved = saved
         """The last good checkpoint, if any was written."""

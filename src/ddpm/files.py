@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ddpm.errors import DDPMError
+from ddpm.errors import WriteError
 
 
 @contextmanager
@@ -19,13 +19,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` only if the block ends without an error.
 
     The bytes are on disk (fsync) before the rename, and the rename before the return.
-    Raises DDPMError when the disk refuses, after removing the temporary file.
+    Raises WriteError when the disk refuses, after removing the temporary file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise DDPMError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -36,11 +36,27 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         _fsync_folder(path.parent)
     except OSError as error:
-        raise DDPMError(
+        raise WriteError(
             f"{path}: could not be written ({error.strerror or error}); what stood there before is untouched"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusal of what the block writes to `path` into a WriteError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed. Only for a folder that no other process writes to."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddpm import checkpoint, data, training_loop
+from ddpm import checkpoint, data, kept, manifest, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.classes import condition, page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
-from ddpm.device import autocast, choose_device, describe, is_out_of_memory
-from ddpm.errors import ConfigError, DDPMError, DivergedError
-from ddpm.files import numbered, write_text
+from ddpm.device import autocast, choose_device, describe, is_out_of_memory, repeatable
+from ddpm.distributed import by_first, joined, largest, world
+from ddpm.errors import ConfigError, DDPMError, DivergedError, UsageError, WriteError
+from ddpm.faults import LOWER, ROLLBACKS, Faults
+from ddpm.files import numbered, remove_leftovers, write_text
 from ddpm.generate import draw
 from ddpm.images import save_png, to_arrays
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar, say
-from ddpm.tracking import Tracker
+from ddpm.shards import whole_state
+from ddpm.tracking import Silent, Tracker
 from ddpm.training_loop import Step, TrainingState
 
 MAY_CHANGE = frozenset(
@@ -37,6 +41,7 @@ MAY_CHANGE = frozenset(
         "training.epochs",
         "training.kernels",
         "training.compile",
+        "training.parallel",
         "training.log_every",
         "training.save_every",
         "training.keep_last",
@@ -102,6 +107,7 @@ def train(
     *,
     fresh: bool = False,
     resume_from: str | Path | None = None,
+    allow: Collection[str] = (),
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Finished:
@@ -110,29 +116,39 @@ def train(
     Args:
         config: what to train.
         out: the run folder (default `output/run`).
-        fresh: start anew in a numbered folder beside `out` if `out` holds a run already.
+        fresh: start anew in a numbered folder beside `out` if `out` holds anything already.
         resume_from: go on from this checkpoint instead of the latest in `out`.
+        allow: settings (dotted keys) that may differ from those the run was started with, besides MAY_CHANGE;
+            "data.images": the images themselves.
         device: where to train; None chooses.
         progress: print the header and show a bar with loss, images/s and the time left.
 
     Raises:
         ConfigError: the folder's run was started with other settings (shown as a diff).
+        CheckpointError: the folder's run has checkpoints, but none can be read.
         Interrupted: a signal came; everything up to the last step is saved.
-        DDPMError: no memory, no disk, diverged, ...
+        DivergedError: the loss is no number, and was none again after going back to a good checkpoint.
+        DDPMError: no memory, no disk, ...
     """
     folder = Path(out) if out is not None else Path("output") / "run"
-    if fresh:
-        folder = next(f for f in numbered(folder) if not checkpoint.all_in(f))
+    _check_allowed(config, allow)
     chosen = choose_device(device)
-    with _locked(folder):
-        return _Run(config, folder, chosen, progress).go(Path(resume_from) if resume_from else None)
+    with joined(chosen) as place, repeatable():
+        if fresh:
+            folder = by_first(lambda: next(f for f in numbered(folder) if _is_free(f)))
+        with _locked(folder) if place.first else nullcontext():
+            run = _Run(config, folder, chosen, progress, allow)
+            return run.go(Path(resume_from) if resume_from else None)
 
 
 class _Run:
     """One call of `train`: the consumer of the training loop's records."""
 
-    def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool):
-        self.folder, self.device, self.progress = folder, device, progress
+    def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool, allow: Collection[str]):
+        self.folder, self.device, self.progress, self.allow = folder, device, progress, allow
+        self.first = world().first
+        """Whether this process writes; in a job of several all compute the same, and the first alone writes."""
+        training_loop.check_processes(config)
         self.images = data.load(config.data, "train", progress=progress)
         self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
         training_loop.check_classes(config, self.images)
@@ -145,23 +161,32 @@ class _Run:
         self.config = config
         self.loss_sum, self.loss_count = torch.zeros((), device=device), 0
         self.saved: Path | None = None
+        """The last good checkpoint."""
+        self.source: Path | None = None
+        """The checkpoint that this call went on from."""
+        self.given: Path | None = None
+        """The checkpoint that the caller named to go on from."""
 
     def go(self, resume_from: Path | None) -> Finished:
         state = self._start(resume_from)
         if state.step >= self.total:
-            assert self.saved is not None
-            self._say(f"finished   step {state.step:,} is already reached; nothing to do. {self.saved}")
-            return Finished(self.folder, self.saved, state.step)
-        write_text(self.folder / "config.yaml", to_yaml(self.config))
-        self._header(state)
+            assert self.source is not None
+            self._say(f"finished   step {state.step:,} is already reached; nothing to do. {self.source}")
+            return Finished(self.folder, self.source, state.step)
         fits = True
-        with Tracker(self.folder, state.step) as tracker, stop_requests() as stop:
-            try:
-                self._loop(state, tracker, stop)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                fits = False
+        try:
+            if self.first:
+                write_text(self.folder / "config.yaml", to_yaml(self.config))
+            self._header(state)
+            with stop_requests() as stop:
+                while not self._to_the_end(state, stop):
+                    state = self._set_back(state.faults)
+        except WriteError as error:
+            raise DDPMError(f"{error}\n{self._safe()} Make room, and the same command goes on from there") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
         if not fits:  # only now is what the failed step held let go of
             raise DDPMError(memory_advice(self.config, state))
         assert self.saved is not None
@@ -170,101 +195,174 @@ class _Run:
 
     def _start(self, resume_from: Path | None) -> TrainingState:
         """The state to go on from: a given checkpoint, the folder's latest, or step 0."""
-        known = checkpoint.all_in(self.folder)
-        source = resume_from or (known[-1] if known else None)
-        if source is None:
+        self.given = resume_from
+        found = (resume_from, checkpoint.load(resume_from)) if resume_from else self._latest()
+        if found is None:
             return training_loop.new_state(self.config, device=self.device)
-        saved = checkpoint.load(source)
+        source, saved = found
         self._accept_changes(saved, source)
-        self.saved = source
-        self.loss_sum, self.loss_count = torch.tensor(saved.loss_window[0], device=self.device), saved.loss_window[1]
         self._say(f"resuming   {source}")
+        return self._restored(source, saved)
+
+    def _latest(self, *, sound: bool = False) -> tuple[Path, Checkpoint] | None:
+        """See `kept.latest`; the first process finds it, and every one reads it."""
+        found: tuple[Path, Checkpoint] | None = None
+
+        def look() -> Path | None:
+            nonlocal found
+            found = kept.latest(self.folder, sound=sound)
+            return found and found[0]
+
+        path = by_first(look)
+        if found is None and path is not None:
+            return path, checkpoint.load(path)
+        return found
+
+    def _restored(self, source: Path, saved: Checkpoint) -> TrainingState:
+        self.source = source
+        if not saved.faults.in_a_row:
+            self.saved = source
+        self.loss_sum, self.loss_count = torch.tensor(saved.loss_window[0], device=self.device), saved.loss_window[1]
         return training_loop.restore_state(saved, self.config, device=self.device)
+
+    def _set_back(self, faults: Faults) -> TrainingState:
+        """The state of the last checkpoint after a sound step, with a lower learning rate from there on."""
+        found = self._latest(sound=True)
+        if found is None and self.given is not None:
+            found = self.given, checkpoint.load(self.given)
+        if found:
+            state = self._restored(*found)
+        else:
+            state = training_loop.new_state(self.config, device=self.device)
+            self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
+        state.faults = faults.set_back()
+        # What comes after is another run's: a crash from here on finds this one.
+        aside = by_first(lambda: kept.set_aside_after(self.folder, state.step))
+        self._save(state, manifest.score(found[0]) if found else None)
+        say(
+            f"warning    the last {faults.in_a_row} steps were skipped: their loss or gradient was not finite. "
+            f"Going back to step {state.step:,}, and on at {LOWER:g} times the learning rate"
+            + "".join(f"; {path.name} is left aside" for path in aside)
+        )
+        return state
 
     def _accept_changes(self, saved: Checkpoint, source: Path) -> None:
         """Refuse settings, or data, other than the run was started with."""
         if self.decay_from_total:
             self.config = _with_training(self.config, decay_steps=saved.config.training.decay_steps)
         keys = [k for k in flatten(self.config) if k not in MAY_CHANGE and not k.startswith("sampling.")]
-        changed = differences(saved.config, self.config, keys=keys)
+        changed = differences(saved.config, self.config, keys=[k for k in keys if k not in self.allow])
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise ConfigError(
                 f"{source}: this run was started with other settings:\n{lines}\n"
-                "Undo the change to continue it, or start another run with --fresh or --out"
+                "Undo the change to continue it, allow it with --allow-change KEY, or start another run with --fresh "
+                "or --out"
             )
-        if saved.data.fingerprint != self.facts.fingerprint:
+        if "data.images" not in self.allow and saved.data.fingerprint != self.facts.fingerprint:
             raise ConfigError(
                 f"{source}: this run was trained on other images ({saved.data.count:,}, SHA-256 "
                 f"{saved.data.fingerprint[:12]}) than data.source: {self.config.data.source} now gives "
-                f"({self.facts.count:,}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out"
+                f"({self.facts.count:,}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out, "
+                "or go on with these with --allow-change data.images"
             )
 
-    def _loop(self, state: TrainingState, tracker: Tracker, stop: Stop) -> None:
+    def _to_the_end(self, state: TrainingState, stop: Stop) -> bool:
+        """Train until the last step is done; False: too many steps in a row had to be skipped."""
+        with Tracker(self.folder, state.step) if self.first else Silent() as tracker:
+            return self._loop(state, tracker, stop)
+
+    def _loop(self, state: TrainingState, tracker: Tracker | Silent, stop: Stop) -> bool:
         training = self.config.training
         preview_every = training.preview_every or training.save_every
         began, images_since = time.perf_counter(), 0
         with progress_bar("training", self.total, "step", show=self.progress, done=state.step) as bar:
             for step in training_loop.training_steps(self.config, state, self.images):
                 bar.update()
-                self.loss_sum += step.loss
-                self.loss_count += 1
+                if step.sound:
+                    self.loss_sum += step.loss
+                    self.loss_count += 1
                 images_since += training.batch_size
-                last = step.step == self.total
-                # On the CPU looking at the loss is free; elsewhere it waits for the device.
-                if self.device.type == "cpu" or step.step % training.log_every == 0 or last:
-                    self._check_finite(step)
+                last, score = step.step == self.total, None
+                signum = largest(stop.signum)  # a signal to one process stops all after the same step
+                # A run does not end on skipped steps: nobody would know whether it still works.
+                if state.faults.in_a_row >= (1 if last else training.skip_limit):
+                    if state.faults.rollbacks >= ROLLBACKS:
+                        raise self._diverged(step, state)
+                    return False
                 if step.step % training.log_every == 0 or last:
                     elapsed = time.perf_counter() - began
-                    row = self._row(step, images_since / elapsed)
-                    bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['time/images_per_s']:.0f} images/s")
+                    row = self._row(step, state.faults, images_since / elapsed)
+                    bar.set_postfix_str(
+                        f"loss {row.get('loss', math.nan):.4f}, {row['time/images_per_s']:.0f} images/s"
+                    )
                     tracker.row(step.step, row)
                     began, images_since = time.perf_counter(), 0
                 if step.step % preview_every == 0 or last:
-                    self._preview(state, tracker)
-                if step.step % training.save_every == 0 or last or stop.signum:
-                    self._check_finite(step)
-                    self._save(state)
-                if stop.signum and not last:
-                    name = signal.Signals(stop.signum).name
+                    score = self._preview(state, tracker)
+                if step.step % training.save_every == 0 or last or signum:
+                    tracker.sync()
+                    self._save(state, score)
+                if signum and not last:
+                    name = signal.Signals(signum).name
                     raise Interrupted(
                         f"stopped by {name} at step {step.step:,}; saved {self.saved}. The same command continues it",
-                        stop.signum,
+                        signum,
                     )
+        return True
 
-    def _row(self, step: Step, rate: float) -> dict[str, Any]:
-        loss = float(self.loss_sum) / self.loss_count
+    def _row(self, step: Step, faults: Faults, rate: float) -> dict[str, Any]:
+        loss = {"loss": float(self.loss_sum) / self.loss_count} if self.loss_count else {}
         self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
-        return {
-            "loss": loss,
-            "grad_norm": float(step.grad_norm),
-            "learning_rate": step.learning_rate,
-            "ema_decay": step.ema_decay,
-            "epoch": step.step * self.config.training.batch_size / len(self.images),
-            "time/images_per_s": rate,
-        }
+        norm = {"grad_norm": float(step.grad_norm)} if step.sound else {}
+        return (
+            loss
+            | norm
+            | {
+                "learning_rate": step.learning_rate,
+                "ema_decay": step.ema_decay,
+                "skipped": faults.skipped,
+                "epoch": step.step * self.config.training.batch_size / len(self.images),
+                "time/images_per_s": rate,
+            }
+        )
 
-    def _check_finite(self, step: Step) -> None:
-        if math.isfinite(float(step.loss)):
-            return
-        safe = f"The last good checkpoint is {self.saved}" if self.saved else "No checkpoint was written yet"
-        raise DivergedError(
-            f"the loss is {float(step.loss)} at step {step.step:,}: training has diverged and was stopped. {safe}. "
-            "A lower training.learning_rate, a longer training.warmup_steps or training.precision: float32 may help",
-            step.step,
+    def _safe(self) -> str:
+        return f"The last good checkpoint is {self.saved}." if self.saved else "No checkpoint was written yet."
+
+    def _diverged(self, step: Step, state: TrainingState) -> DivergedError:
+        count = state.faults.in_a_row
+        first = step.step - count + 1
+        what = "gradient" if math.isfinite(float(step.loss)) else f"loss ({float(step.loss)})"
+        weights = [(name, p.detach()) for name, p in state.network.named_parameters()]
+        broken = [name for name, p in weights if not bool(torch.isfinite(p).all())]
+        largest = max(float(p.abs().max()) for _, p in weights)
+        found = f"weights that are not finite: {', '.join(broken[:3])}" if broken else f"largest weight {largest:.3g}"
+        return DivergedError(
+            f"training has diverged and was stopped: the {what} of step {first:,}"
+            + (f" and the {count - 1} after it" if count > 1 else "")
+            + f" is not finite, {state.faults.skipped:,} steps were skipped, and going back to a good checkpoint at "
+            f"{LOWER:g} times the learning rate has not helped. {self._safe()}\n"
+            f"Found: learning rate {step.learning_rate:.3g}, precision {state.precision}, {found}. A lower "
+            "training.learning_rate, a longer training.warmup_steps or training.precision: float32 may help",
+            first,
             self.saved,
         )
 
-    def _preview(self, state: TrainingState, tracker: Tracker) -> None:
+    def _preview(self, state: TrainingState, tracker: Tracker | Silent) -> float | None:
+        """Show and measure what the EMA weights can do; returns their score, the lower the better."""
         numbers = range(self.config.training.preview_samples)
         array = page(preview(self.config, state, self.facts), numbers, self.config, self.config.sampling)
-        save_png(self.folder / "samples" / f"step-{state.step}.png", array)
+        if self.first:
+            save_png(self.folder / "samples" / f"step-{state.step}.png", array)
         tracker.picture(state.step, "preview", array)
-        if self.held_out is not None:
-            loss = training_loop.validation_loss(self.config, state, self.held_out)
-            tracker.row(state.step, {"validation_loss": loss})
+        if self.held_out is None:
+            return None
+        loss = training_loop.validation_loss(self.config, state, self.held_out)
+        tracker.row(state.step, {"validation_loss": loss})
+        return loss
 
-    def _save(self, state: TrainingState) -> None:
+    def _save(self, state: TrainingState, score: float | None) -> None:
         content = Checkpoint(
             step=state.step,
             config=self.config,
@@ -272,18 +370,22 @@ class _Run:
             precision=state.precision,
             kernels=state.kernels,
             compiled=state.compiled,
-            network=state.network.state_dict(),
-            ema=state.ema.state_dict(),
-            optimizer=state.optimizer.state_dict(),
+            network=whole_state(state.network.state_dict()),
+            ema=whole_state(state.ema.state_dict()),
+            optimizer={"state": whole_state(state.optimizer.state_dict()["state"])},
             scaler=state.scaler.state_dict(),
             loss_window=(float(self.loss_sum), self.loss_count),
             loss_history=state.loss_history.tensors() if state.loss_history else {},
+            faults=state.faults,
         )
-        self.saved = checkpoint.path_at(self.folder, state.step)
-        checkpoint.save(self.saved, content)
+        path = checkpoint.path_at(self.folder, content.step)
         keep = self.config.training.keep_last
-        for old in checkpoint.all_in(self.folder)[: -keep or None] if keep else []:
-            old.unlink()
+        if self.first:
+            kept.save(self.folder, content, score)
+        if not state.faults.in_a_row:
+            self.saved = path
+            if keep and self.first:
+                kept.prune(self.folder, keep)
 
     def _header(self, state: TrainingState) -> None:
         config, shape = self.config, self.config.data
@@ -337,9 +439,27 @@ def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except Timeout:  # an OSError too
         raise DDPMError(f"{folder}: another process is training here; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise DDPMError(f"{folder}: cannot be locked for this run: {error.strerror or error}") from error
     try:
+        remove_leftovers(folder)
+        remove_leftovers(folder / "samples")
         yield
     finally:
         lock.release()
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing would be overwritten in a folder."""
+    return not folder.exists() or (folder.is_dir() and not any(path.name != ".lock" for path in folder.iterdir()))
+
+
+def _check_allowed(config: Config, allow: Collection[str]) -> None:
+    known = [*flatten(config), "data.images"]
+    for key in allow:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " Settings are named as in ddpm config CONFIG"
+            raise UsageError(f"--allow-change {key}: is no setting.{hint}")

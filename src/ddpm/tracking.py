@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ddpm.files import write_text
+from ddpm.errors import WriteError
+from ddpm.files import write_text, writing
 
 
 class Tracker:
-    """Rows of metrics, by step. Opening it at a step drops the rows that come after that step."""
+    """Rows of metrics, by step. Opening it at a step drops the rows that come after that step.
+
+    Every method raises WriteError where the disk refuses.
+    """
 
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -22,29 +28,68 @@ class Tracker:
         rows = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= step]  # type: ignore[operator]
         write_text(self._path, "".join(row + "\n" for row in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        with writing(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def row(self, step: int, values: dict[str, Any]) -> None:
         """Log numbers; keys under "time/" hold wall-clock values, which no two runs share."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
 
     def picture(self, step: int, name: str, array: np.ndarray) -> None:
         """Log a picture, uint8 (H, W, C)."""
-        self._board.add_image(name, array, step, dataformats="HWC")
-        self._board.flush()
+        with writing(self._path.parent):
+            self._board.add_image(name, array, step, dataformats="HWC")
+            self._board.flush()
+
+    def sync(self) -> None:
+        """Return when the rows are on the disk: those before a checkpoint have to outlive what it outlives."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> Tracker:
+        self._hook, threading.excepthook = threading.excepthook, self._in_a_thread
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._board.close()
+        threading.excepthook = self._hook
+        try:
+            with writing(self._path):
+                self._file.close()
+                self._board.close()
+        except WriteError:
+            if kind is None:  # else there is a reason for leaving already
+                raise
+
+    def _in_a_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread keeps the disk's refusal for our next call, which raises it.
+        if not isinstance(arguments.exc_value, OSError):
+            self._hook(arguments)
+
+
+class Silent:
+    """A tracker for the processes of a job that write nothing."""
+
+    def row(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, name: str, array: np.ndarray) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _step_of(row: str) -> int | None:

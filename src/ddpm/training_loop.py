@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,6 +27,7 @@ from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
 from ddpm.distributed import ALONE, World
 from ddpm.errors import CheckpointError, ConfigError
+from ddpm.faults import Faults
 from ddpm.images import to_model
 from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, normal_of_images, rng, torch_seed
@@ -49,6 +50,8 @@ class Step(NamedTuple):
     """Norm of the whole gradient before clipping (a scalar tensor)."""
     learning_rate: float
     ema_decay: float
+    sound: bool = True
+    """Whether loss and gradient were finite. If not, the step was skipped: nothing has changed but the counts."""
 
 
 @dataclass
@@ -68,7 +71,9 @@ class TrainingState:
     loss_history: LossHistory | None
     """What importance sampling of the timesteps goes by; None where they are drawn uniformly."""
     step: int = 0
-    """Optimiser steps done."""
+    """Optimiser steps done, skipped ones included."""
+    faults: Faults = field(default_factory=Faults)
+    """Steps skipped, and rollbacks."""
 
 
 def build_diffusion(config: Config) -> Diffusion:
@@ -126,9 +131,11 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     kernels = saved.kernels if training.kernels == "auto" else training.kernels
     compiled = saved.compiled if training.compile == "auto" else training.compile == "on"
     state = _assemble(config, network, average, device, precision, kernels, compiled)
-    sharding.load_optimizer(state.optimizer, saved.optimizer)
+    _restore_optimizer(state.optimizer, saved)
+    if saved.scaler.keys() != state.scaler.state_dict().keys():
+        raise CheckpointError(f"the checkpoint's loss scaler: found {sorted(saved.scaler)} for {precision}")
     state.scaler.load_state_dict(dict(saved.scaler))
-    state.step = saved.step
+    state.step, state.faults = saved.step, saved.faults
     if state.loss_history is not None:
         try:
             state.loss_history = LossHistory.of(saved.loss_history, config.diffusion.timesteps)
@@ -137,9 +144,32 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     return state
 
 
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: checkpoint.Checkpoint) -> None:
+    """The moments of every parameter, strictly: torch itself would begin those that are missing anew, silently."""
+    own = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = saved.optimizer.get("state")
+    fresh = not moments and saved.step <= saved.faults.skipped  # no step that counted came before
+    if not isinstance(moments, dict) or not (fresh or set(moments) == set(range(len(parameters)))):
+        raise CheckpointError("the checkpoint's optimiser: its moments are not those of the network's parameters")
+    for i, found in moments.items():
+        expected = {"step": (), "exp_avg": tuple(parameters[i].shape), "exp_avg_sq": tuple(parameters[i].shape)}
+        shapes = (
+            {k: tuple(v.shape) for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+        )
+        if shapes != expected:
+            raise CheckpointError(f"the checkpoint's optimiser: parameter {i} has {shapes}, expected {expected}")
+    sharding.load_optimizer(optimizer, {"state": moments, "param_groups": own["param_groups"]})
+
+
 def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a network, strictly. Raises CheckpointError naming `source` and the misfits."""
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    """Copy weights into a network, strictly, wrapped by torch.compile or DistributedDataParallel or not.
+
+    Raises CheckpointError naming `source` and the misfits.
+    """
+    weights = checkpoint.bare(weights)
+    names = {checkpoint.bare_name(name): name for name in network.state_dict()}
+    own = {checkpoint.bare_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
     other = {name: tuple(value.shape) for name, value in weights.items()}
     if own != other:
         wrong = [
@@ -149,7 +179,7 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source
         ]
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise CheckpointError(f"{source}: does not fit the network: {'; '.join(wrong[:3])}{more}")
-    network.load_state_dict(dict(weights))
+    network.load_state_dict({names[name]: value for name, value in weights.items()})
 
 
 def _assemble(
@@ -264,7 +294,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         inputs = ahead(inputs)
     while state.step < total:
         number = state.step + 1
-        rate = learning_rate_at(number, config, total)
+        rate = learning_rate_at(number, config, total) * state.faults.rate_factor
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         drawn = next(inputs)
@@ -272,15 +302,24 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
         grad_norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit))
-        state.scaler.step(state.optimizer)
+        decay = ema.decay_at(number, training.ema_decay)
+        # The one look at the device a step: what is not finite must not reach weights, moments or averages.
+        sound = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
+        if sound:
+            state.scaler.step(state.optimizer)
+            ema.update(state.ema, state.network, decay)
+            if state.loss_history is not None:
+                state.loss_history.update(_of_all(drawn.t), _of_all(each))  # it goes by the whole batch
+        state.faults = state.faults.after(sound=sound, alarming=sound or not _scale_too_large(state, loss))
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        decay = ema.decay_at(number, training.ema_decay)
-        ema.update(state.ema, state.network, decay)
-        if state.loss_history is not None:
-            state.loss_history.update(_of_all(drawn.t), _of_all(each))  # it goes by the whole batch
         state.step = number
-        yield Step(number, loss, grad_norm, rate, decay)
+        yield Step(number, loss, grad_norm, rate, decay, sound)
+
+
+def _scale_too_large(state: TrainingState, loss: Tensor) -> bool:
+    """Whether a gradient that is not finite says no more than that float16's loss scale has to fall, as it will."""
+    return state.scaler.is_enabled() and math.isfinite(float(loss)) and state.scaler.get_scale() > 1
 
 
 class Inputs(NamedTuple):

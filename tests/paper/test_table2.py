@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddpm import run
+from ddpm import manifest, run
 from ddpm.cli import main
 from ddpm.config import Config, to_yaml
 from ddpm.errors import ConfigError, DivergedError
@@ -132,6 +132,7 @@ def test_a_run_that_diverges_says_where_and_what_is_good(tmp_path: Path) -> None
     content = torch.load(first.checkpoint, weights_only=True)
     content["network"]["conv_out.bias"].fill_(float("nan"))
     torch.save(content, first.checkpoint)
+    manifest.enter(first.checkpoint, None)  # as if it had been written so
     with pytest.raises(DivergedError) as caught:
         run.train(tiny(training__steps=6), tmp_path, progress=False)
     assert caught.value.step == 4

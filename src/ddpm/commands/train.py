@@ -18,6 +18,14 @@ def add(commands: Commands) -> None:
     add_set(train)
     train.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: output/<path below configs/>)")
     train.add_argument("--fresh", action="store_true", help="start anew in a numbered folder; nothing is overwritten")
+    train.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        dest="allow",
+        help="let a continued run differ in this setting, e.g. training.learning_rate (repeatable)",
+    )
     add_device(train)
     train.set_defaults(command=_run)
 
@@ -27,7 +35,8 @@ def _run(options: argparse.Namespace) -> None:
     from ddpm.run import folder_of
 
     config = load_config(options.config, options.overrides)
-    train_command(config, options.out or folder_of(options.config), fresh=options.fresh, device=options.device)
+    out = options.out or folder_of(options.config)
+    train_command(config, out, fresh=options.fresh, allow=options.allow, device=options.device)
 
 
 def train_command(config: Config, out: Path, *, device: str | None = None, **options: Any) -> None:
