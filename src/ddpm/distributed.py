@@ -116,7 +116,7 @@ def by_first(make: Callable[[], T]) -> T:
             value = make()
         except DDPMError as found:
             error = found
-    value, said, code = shared((value, error and str(error), error.exit_code if error else 0))
+    value, said, code = shared((value, str(error) if error else None, error.exit_code if error else 0))
     if error is not None:
         raise error
     if said is not None:

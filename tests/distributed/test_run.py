@@ -55,7 +55,7 @@ def test_what_one_process_began_two_end_and_the_reverse(alone: Path, tmp_path: P
             changes = several | {"training__steps": steps}
             ended = together(count, _train, folder, changes) if count > 1 else [_train(folder, changes)]
             assert {path.name for path in ended} == {f"diffusion-{steps}.pt"}
-        assert _distance(alone, ended[0]) < 1e-5
+        assert _distance(alone, ended[0]) < 1e-4
     assert _distance(alone, alone.with_name("diffusion-4.pt")) > 1e-3  # the control: two steps are far more
 
 
