@@ -25,11 +25,12 @@ FLOORS = [
         "noise",
         "device",
         "progress",
+        "shards",
         "ops",
     },
     {"conditioning", "diffusion", "unet", "ema", "timesteps", "faults"},
     {"losses", "samplers", "likelihood"},
-    {"data", "config", "checkpoint", "manifest", "distributed", "interop"},
+    {"data", "config", "checkpoint", "manifest", "distributed", "sharding", "interop"},
     {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper"},
     {"run", "kept", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]

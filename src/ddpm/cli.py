@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ddpm.commands import benchmark, config, edit, evaluate, extractor, info, inpaint, interpolate, paper, sample, train
-from ddpm.errors import DDPMError
+from ddpm.errors import DDPMError, ElsewhereError, UsageError
+from ddpm.progress import speaks
 
 COMMANDS = (train, sample, evaluate, extractor, config, info, paper, benchmark, interpolate, inpaint, edit)
 
@@ -34,9 +36,12 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command(options)
+        with _one_voice():
+            command(options)
     except DDPMError as error:
-        print(f"ddpm: {error}", file=sys.stderr)
+        # What every process of a job finds wrong is said once.
+        if speaks() or not isinstance(error, UsageError | ElsewhereError):
+            print(f"ddpm: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("ddpm: interrupted", file=sys.stderr)
@@ -45,6 +50,16 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         sys.stderr.close()
         return 1
     return 0
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes only the first writes to standard output."""
+    if speaks():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:

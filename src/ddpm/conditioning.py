@@ -31,7 +31,9 @@ class Conditional:
         return self.network(x_t, t, self.labels)
 
 
-def dropped(labels: Tensor, share: float, source: np.random.Generator) -> Tensor:
-    """The labels, (B,), each replaced by NO_CLASS with the probability `share` (arXiv 2207.12598, Algorithm 1)."""
-    gone = torch.from_numpy(source.random(len(labels)) < share)
-    return torch.where(gone, NO_CLASS, labels)
+def dropped(labels: Tensor, share: float, chance: np.ndarray) -> Tensor:
+    """The labels, (B,), replaced by NO_CLASS where `chance`, (B,) uniform in [0, 1), is below `share`.
+
+    Algorithm 1 of arXiv 2207.12598.
+    """
+    return torch.where(torch.from_numpy(chance < share), NO_CLASS, labels)

@@ -214,6 +214,8 @@ class TrainingSection(Section):
     """The network's operations as torch has them, or fused ones compiled here (CPU); both float32-exact."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: on NVIDIA GPUs, for runs of 1,000 steps and more."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes (docs/scaling.md) hold the network: each a whole copy, or each a share of it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """All randomness is a function of this and the step."""
     log_every: PositiveInt = 50

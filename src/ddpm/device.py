@@ -29,6 +29,8 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     name = str(name or os.environ.get("DDPM_DEVICE") or "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process that a launcher started
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         there = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ddpm.shards import local
+
 
 def decay_at(step: int, decay: float) -> float:
     """The decay of the update after optimiser step number `step` (1 is the first).
@@ -21,4 +23,5 @@ def update(average: nn.Module, model: nn.Module, decay: float) -> None:
     ours, theirs = dict(average.named_parameters()), dict(model.named_parameters())
     if ours.keys() != theirs.keys():
         raise ValueError(f"the models differ in {sorted(ours.keys() ^ theirs.keys())}")
-    torch._foreach_lerp_(list(ours.values()), list(theirs.values()), 1 - decay)
+    mine, other = ([local(p) for p in side.values()] for side in (ours, theirs))
+    torch._foreach_lerp_(mine, other, 1 - decay)

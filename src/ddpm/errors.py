@@ -40,6 +40,14 @@ class WriteError(DDPMError):
     """The disk refuses to take what is written; what stood there before is untouched."""
 
 
+class ElsewhereError(DDPMError):
+    """What the first of several processes has failed with, and says."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class DivergedError(DDPMError):
     """Training was stopped because its loss is no longer a number."""
 

@@ -22,6 +22,7 @@ from ddpm.conditioning import LabelledNet
 from ddpm.config import ABOUT_CLASSES, Config, SamplingSection
 from ddpm.device import Precision, autocast, batch_fits, choose_device, choose_precision
 from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
+from ddpm.distributed import collected, wait_for_all, world
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
@@ -239,8 +240,8 @@ def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = Fa
         uint8 (count, H, W, C), padding cropped off.
     """
     settings = sampling_settings(model, **changes)
-    images = _sample_all(model, range(start, start + count), settings, progress=progress)
-    return np.stack([array for _, array in images])
+    own = world().share(range(start, start + count))
+    return np.stack(collected(array for _, array in _sample_all(model, own, settings, progress=progress)))
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,7 @@ def sample_to_folder(
     wanted = range(start, start + count)
     missing = [i for i in wanted if not _png(folder, i).exists()]
     made = len(missing)
+    wait_for_all()  # until every process has seen what is missing
     gif_path = folder / "reverse-process.gif" if gif else None
     shown = list(wanted[: grid_count(model.config)])
     if gif_path and not gif_path.exists():
@@ -283,8 +285,11 @@ def sample_to_folder(
             save_png(_png(folder, i), array)
         save_gif(gif_path, frames)
         missing = [i for i in missing if i not in set(filmed)]
-    for i, array in _sample_all(model, missing, settings, progress=progress):
+    for i, array in _sample_all(model, world().share(missing), settings, progress=progress):
         save_png(_png(folder, i), array)
+    wait_for_all()
+    if not world().first:
+        return SampleSet(folder, count, made, gif_path)
     pictures = np.stack([read_png(_png(folder, i)) for i in shown])
     save_png(folder / "grid.png", page(pictures, shown, model.config, settings))
     _write_npz(folder / "samples.npz", (read_png(_png(folder, i)) for i in wanted), count)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 16
-"""Images whose sampling noise is drawn together; part of what a seed means."""
+"""Images whose noise is drawn together; part of what a seed means."""
 
 
 class Purpose(IntEnum):
@@ -66,11 +66,23 @@ def normal(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
 
 
-class ImageNoise:
-    """Noise for sampling: that of image number i depends on (seed, i) and the step alone.
+def normal_of_images(
+    seed: int, purpose: Purpose, position: Sequence[int], indices: Sequence[int], shape: Sequence[int]
+) -> Tensor:
+    """Standard normal noise of numbered images, float32 (len(indices), *shape), on the CPU.
 
-    Drawn in fixed blocks of `BLOCK` images, so that it does not depend on the batch either.
+    That of image i is a function of (seed, purpose, position, i): drawn in fixed blocks of `BLOCK` images, so that it
+    depends neither on which others are asked for nor on who asks.
     """
+    blocks = sorted({i // BLOCK for i in indices})
+    place = {block: n * BLOCK for n, block in enumerate(blocks)}
+    rows = torch.tensor([place[i // BLOCK] + i % BLOCK for i in indices])
+    drawn = [normal(rng(seed, purpose, *position, block), (BLOCK, *shape)) for block in blocks]
+    return torch.cat(drawn)[rows]
+
+
+class ImageNoise:
+    """Noise for sampling: that of image number i depends on (seed, i) and the step alone (see `normal_of_images`)."""
 
     def __init__(
         self,
@@ -88,9 +100,7 @@ class ImageNoise:
             purpose: what the steps' noise is for; START's is the same for all.
         """
         self._seed, self._shape, self._device, self._purpose = seed, tuple(shape), torch.device(device), purpose
-        self._blocks = sorted({i // BLOCK for i in indices})
-        place = {block: n * BLOCK for n, block in enumerate(self._blocks)}
-        self._rows = torch.tensor([place[i // BLOCK] + i % BLOCK for i in indices])
+        self._indices = indices
 
     def start(self) -> Tensor:
         """x_T, shape (B, C, H, W)."""
@@ -101,5 +111,4 @@ class ImageNoise:
         return self._draw(self._purpose, step)
 
     def _draw(self, purpose: Purpose, *position: int) -> Tensor:
-        blocks = [normal(rng(self._seed, purpose, *position, b), (BLOCK, *self._shape)) for b in self._blocks]
-        return torch.cat(blocks)[self._rows].to(self._device)
+        return normal_of_images(self._seed, purpose, position, self._indices, self._shape).to(self._device)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+def speaks() -> bool:
+    """Whether this process tells what happens: of several in one job (docs/scaling.md) the first alone."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def progress_bar(what: str, total: int, unit: str, *, show: bool, done: int = 0) -> tqdm[Any]:
@@ -20,12 +26,20 @@ def progress_bar(what: str, total: int, unit: str, *, show: bool, done: int = 0)
 
     # A log file wants a line now and then, not one for every tenth of a second.
     interval = 0.1 if sys.stderr.isatty() else 15.0
-    return tqdm(total=total, initial=done, desc=what, unit=unit, disable=not show, mininterval=interval, smoothing=0.05)
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit=unit,
+        disable=not (show and speaks()),
+        mininterval=interval,
+        smoothing=0.05,
+    )
 
 
 def say(line: str, *, show: bool = True) -> None:
     """Print a line on stderr, above any running bar."""
-    if show:
+    if show and speaks():
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stderr)

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.classes import condition, page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
 from ddpm.device import autocast, choose_device, describe, is_out_of_memory, repeatable
+from ddpm.distributed import by_first, joined, largest, world
 from ddpm.errors import ConfigError, DDPMError, DivergedError, UsageError, WriteError
 from ddpm.faults import LOWER, ROLLBACKS, Faults
 from ddpm.files import numbered, remove_leftovers, write_text
@@ -29,7 +30,8 @@ from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar, say
-from ddpm.tracking import Tracker
+from ddpm.shards import whole_state
+from ddpm.tracking import Silent, Tracker
 from ddpm.training_loop import Step, TrainingState
 
 MAY_CHANGE = frozenset(
@@ -39,6 +41,7 @@ MAY_CHANGE = frozenset(
         "training.epochs",
         "training.kernels",
         "training.compile",
+        "training.parallel",
         "training.log_every",
         "training.save_every",
         "training.keep_last",
@@ -128,12 +131,14 @@ def train(
         DDPMError: no memory, no disk, ...
     """
     folder = Path(out) if out is not None else Path("output") / "run"
-    if fresh:
-        folder = next(f for f in numbered(folder) if _is_free(f))
     _check_allowed(config, allow)
     chosen = choose_device(device)
-    with _locked(folder), repeatable():
-        return _Run(config, folder, chosen, progress, allow).go(Path(resume_from) if resume_from else None)
+    with joined(chosen) as place, repeatable():
+        if fresh:
+            folder = by_first(lambda: next(f for f in numbered(folder) if _is_free(f)))
+        with _locked(folder) if place.first else nullcontext():
+            run = _Run(config, folder, chosen, progress, allow)
+            return run.go(Path(resume_from) if resume_from else None)
 
 
 class _Run:
@@ -141,6 +146,9 @@ class _Run:
 
     def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool, allow: Collection[str]):
         self.folder, self.device, self.progress, self.allow = folder, device, progress, allow
+        self.first = world().first
+        """Whether this process writes; in a job of several all compute the same, and the first alone writes."""
+        training_loop.check_processes(config)
         self.images = data.load(config.data, "train", progress=progress)
         self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
         training_loop.check_classes(config, self.images)
@@ -167,7 +175,8 @@ class _Run:
             return Finished(self.folder, self.source, state.step)
         fits = True
         try:
-            write_text(self.folder / "config.yaml", to_yaml(self.config))
+            if self.first:
+                write_text(self.folder / "config.yaml", to_yaml(self.config))
             self._header(state)
             with stop_requests() as stop:
                 while not self._to_the_end(state, stop):
@@ -187,13 +196,27 @@ class _Run:
     def _start(self, resume_from: Path | None) -> TrainingState:
         """The state to go on from: a given checkpoint, the folder's latest, or step 0."""
         self.given = resume_from
-        found = (resume_from, checkpoint.load(resume_from)) if resume_from else kept.latest(self.folder)
+        found = (resume_from, checkpoint.load(resume_from)) if resume_from else self._latest()
         if found is None:
             return training_loop.new_state(self.config, device=self.device)
         source, saved = found
         self._accept_changes(saved, source)
         self._say(f"resuming   {source}")
         return self._restored(source, saved)
+
+    def _latest(self, *, sound: bool = False) -> tuple[Path, Checkpoint] | None:
+        """See `kept.latest`; the first process finds it, and every one reads it."""
+        found: tuple[Path, Checkpoint] | None = None
+
+        def look() -> Path | None:
+            nonlocal found
+            found = kept.latest(self.folder, sound=sound)
+            return found and found[0]
+
+        path = by_first(look)
+        if found is None and path is not None:
+            return path, checkpoint.load(path)
+        return found
 
     def _restored(self, source: Path, saved: Checkpoint) -> TrainingState:
         self.source = source
@@ -204,7 +227,7 @@ class _Run:
 
     def _set_back(self, faults: Faults) -> TrainingState:
         """The state of the last checkpoint after a sound step, with a lower learning rate from there on."""
-        found = kept.latest(self.folder, sound=True)
+        found = self._latest(sound=True)
         if found is None and self.given is not None:
             found = self.given, checkpoint.load(self.given)
         if found:
@@ -214,7 +237,7 @@ class _Run:
             self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
         state.faults = faults.set_back()
         # What comes after is another run's: a crash from here on finds this one.
-        aside = kept.set_aside_after(self.folder, state.step)
+        aside = by_first(lambda: kept.set_aside_after(self.folder, state.step))
         self._save(state, manifest.score(found[0]) if found else None)
         say(
             f"warning    the last {faults.in_a_row} steps were skipped: their loss or gradient was not finite. "
@@ -246,10 +269,10 @@ class _Run:
 
     def _to_the_end(self, state: TrainingState, stop: Stop) -> bool:
         """Train until the last step is done; False: too many steps in a row had to be skipped."""
-        with Tracker(self.folder, state.step) as tracker:
+        with Tracker(self.folder, state.step) if self.first else Silent() as tracker:
             return self._loop(state, tracker, stop)
 
-    def _loop(self, state: TrainingState, tracker: Tracker, stop: Stop) -> bool:
+    def _loop(self, state: TrainingState, tracker: Tracker | Silent, stop: Stop) -> bool:
         training = self.config.training
         preview_every = training.preview_every or training.save_every
         began, images_since = time.perf_counter(), 0
@@ -261,6 +284,7 @@ class _Run:
                     self.loss_count += 1
                 images_since += training.batch_size
                 last, score = step.step == self.total, None
+                signum = largest(stop.signum)  # a signal to one process stops all after the same step
                 # A run does not end on skipped steps: nobody would know whether it still works.
                 if state.faults.in_a_row >= (1 if last else training.skip_limit):
                     if state.faults.rollbacks >= ROLLBACKS:
@@ -276,14 +300,14 @@ class _Run:
                     began, images_since = time.perf_counter(), 0
                 if step.step % preview_every == 0 or last:
                     score = self._preview(state, tracker)
-                if step.step % training.save_every == 0 or last or stop.signum:
+                if step.step % training.save_every == 0 or last or signum:
                     tracker.sync()
                     self._save(state, score)
-                if stop.signum and not last:
-                    name = signal.Signals(stop.signum).name
+                if signum and not last:
+                    name = signal.Signals(signum).name
                     raise Interrupted(
                         f"stopped by {name} at step {step.step:,}; saved {self.saved}. The same command continues it",
-                        stop.signum,
+                        signum,
                     )
         return True
 
@@ -325,11 +349,12 @@ class _Run:
             self.saved,
         )
 
-    def _preview(self, state: TrainingState, tracker: Tracker) -> float | None:
+    def _preview(self, state: TrainingState, tracker: Tracker | Silent) -> float | None:
         """Show and measure what the EMA weights can do; returns their score, the lower the better."""
         numbers = range(self.config.training.preview_samples)
         array = page(preview(self.config, state, self.facts), numbers, self.config, self.config.sampling)
-        save_png(self.folder / "samples" / f"step-{state.step}.png", array)
+        if self.first:
+            save_png(self.folder / "samples" / f"step-{state.step}.png", array)
         tracker.picture(state.step, "preview", array)
         if self.held_out is None:
             return None
@@ -345,18 +370,21 @@ class _Run:
             precision=state.precision,
             kernels=state.kernels,
             compiled=state.compiled,
-            network=state.network.state_dict(),
-            ema=state.ema.state_dict(),
-            optimizer={"state": state.optimizer.state_dict()["state"]},
+            network=whole_state(state.network.state_dict()),
+            ema=whole_state(state.ema.state_dict()),
+            optimizer={"state": whole_state(state.optimizer.state_dict()["state"])},
             scaler=state.scaler.state_dict(),
             loss_window=(float(self.loss_sum), self.loss_count),
             loss_history=state.loss_history.tensors() if state.loss_history else {},
             faults=state.faults,
         )
-        path = kept.save(self.folder, content, score)
+        path = checkpoint.path_at(self.folder, content.step)
+        keep = self.config.training.keep_last
+        if self.first:
+            kept.save(self.folder, content, score)
         if not state.faults.in_a_row:
             self.saved = path
-            if keep := self.config.training.keep_last:
+            if keep and self.first:
                 kept.prune(self.folder, keep)
 
     def _header(self, state: TrainingState) -> None:

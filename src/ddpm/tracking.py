@@ -73,6 +73,25 @@ class Tracker:
             self._hook(arguments)
 
 
+class Silent:
+    """A tracker for the processes of a job that write nothing."""
+
+    def row(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, name: str, array: np.ndarray) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def _step_of(row: str) -> int | None:
     try:
         return int(json.loads(row)["step"])

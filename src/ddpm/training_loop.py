@@ -19,19 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm import checkpoint, ema, timesteps
+from ddpm import checkpoint, distributed, ema, sharding, timesteps
 from ddpm.conditioning import NO_CLASS, Conditional, dropped
 from ddpm.config import Config
 from ddpm.data import Batch, ImageSet, ahead, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
+from ddpm.distributed import ALONE, World
 from ddpm.errors import CheckpointError, ConfigError
 from ddpm.faults import Faults
 from ddpm.images import to_model
 from ddpm.losses import Objective, simple
-from ddpm.noise import Purpose, normal, rng, torch_seed
+from ddpm.noise import Purpose, normal, normal_of_images, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.schedule import make_schedule, zero_terminal_snr
+from ddpm.sharding import Parallel
+from ddpm.shards import whole
 from ddpm.timesteps import LossHistory
 from ddpm.unet import UNet
 
@@ -156,7 +159,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: checkpoint.Check
         )
         if shapes != expected:
             raise CheckpointError(f"the checkpoint's optimiser: parameter {i} has {shapes}, expected {expected}")
-    optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+    sharding.load_optimizer(optimizer, {"state": moments, "param_groups": own["param_groups"]})
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -195,6 +198,8 @@ def _assemble(
     network.train()
     average.eval().requires_grad_(False)
     training = config.training
+    if training.parallel == "fsdp":
+        sharding.shard(network, average)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=training.learning_rate,
@@ -233,6 +238,23 @@ def check_classes(config: Config, images: ImageSet) -> None:
         )
 
 
+def _of_all(x: Tensor) -> Tensor:
+    """The rows of all processes, on the CPU."""
+    return torch.cat(distributed.collected([x.cpu()]))
+
+
+def check_processes(config: Config) -> None:
+    """Refuse a batch that the processes of this job cannot share equally. Raises ConfigError."""
+    batch, parts = config.training.batch_size, config.training.accumulation
+    size = distributed.world().size
+    if batch % (size * parts):
+        whole = size * parts
+        low, high = batch // whole * whole or whole, -(-batch // whole) * whole
+        fits = f"{low} or {high if high > low else low + whole}"
+        split = f"{size} processes" + (f" of accumulation: {parts} parts each" if parts > 1 else "")
+        raise ConfigError(f"training.batch_size: {batch} cannot be shared equally by {split}. Use {fits}")
+
+
 def total_steps(config: Config, count: int) -> int:
     """The optimiser steps of a run over `count` training images."""
     training = config.training
@@ -263,6 +285,8 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
     Stopping the iteration at any point leaves a whole state: the one after the last record.
     """
     check_classes(config, images)
+    check_processes(config)
+    parallel = sharding.parallel(state.network, config.training.parallel)
     diffusion, objective = build_diffusion(config), build_objective(config)
     training, total = config.training, total_steps(config, len(images))
     inputs = _inputs(config, state, images, diffusion.schedule.T)
@@ -274,10 +298,10 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         drawn = next(inputs)
-        loss, each = _accumulate_gradients(config, state, diffusion, objective, drawn)
+        loss, each = _accumulate_gradients(config, state, diffusion, objective, parallel, drawn)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit))
         decay = ema.decay_at(number, training.ema_decay)
         # The one look at the device a step: what is not finite must not reach weights, moments or averages.
         sound = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
@@ -285,7 +309,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
             state.scaler.step(state.optimizer)
             ema.update(state.ema, state.network, decay)
             if state.loss_history is not None:
-                state.loss_history.update(drawn.t, each)
+                state.loss_history.update(_of_all(drawn.t), _of_all(each))  # it goes by the whole batch
         state.faults = state.faults.after(sound=sound, alarming=sound or not _scale_too_large(state, loss))
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -299,7 +323,7 @@ def _scale_too_large(state: TrainingState, loss: Tensor) -> bool:
 
 
 class Inputs(NamedTuple):
-    """One global batch, with all its randomness drawn (on the CPU)."""
+    """A process's share of a step's batch, with all its randomness drawn (on the CPU)."""
 
     levels: Tensor
     """(B, C, H, W) uint8."""
@@ -315,60 +339,73 @@ class Inputs(NamedTuple):
 
 def _inputs(config: Config, state: TrainingState, images: ImageSet, T: int) -> Iterator[Inputs]:
     """What the steps after `state.step` are trained with, without end."""
-    source = batches(images, config.training.batch_size, seed=config.training.seed, start=state.step)
+    size, seed, place = config.training.batch_size, config.training.seed, distributed.world()
+    source = batches(images, size, seed=seed, start=state.step, rows=place.rows(size))
     for step, batch in enumerate(source, state.step):
-        yield draw_inputs(config, batch, step, T, state.loss_history)
+        yield draw_inputs(config, batch, step, T, state.loss_history, place)
 
 
-def draw_inputs(config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None) -> Inputs:
-    """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of the whole batch."""
-    seed, count = config.training.seed, len(batch.images)
+def draw_inputs(
+    config: Config, batch: Batch, step: int, T: int, history: LossHistory | None = None, place: World = ALONE
+) -> Inputs:
+    """Lines 2 to 4 of Algorithm 1 for the step after `step` steps: x_0, t and eps of a process's share of the batch.
+
+    What costs a number an image is drawn for the whole batch and cut; the noise of each image is its own.
+    """
+    seed, count = config.training.seed, len(batch.images) * place.size
+    rows = place.rows(count)
     levels = torch.from_numpy(batch.images)
     if config.data.horizontal_flip:
-        flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)
+        flip = torch.from_numpy(rng(seed, Purpose.FLIP, step).random(count) < 0.5)[rows]
         levels = torch.where(flip[:, None, None, None], levels.flip(-1), levels)
     source = rng(seed, Purpose.TIMESTEP, step)
     if history is None:
         t, weight = timesteps.uniform(source, count, T), torch.ones(count)
     else:
         t, weight = timesteps.importance(source, count, history.probabilities())
-    eps = normal(rng(seed, Purpose.NOISE, step), levels.shape)
-    labels, share = _labels(batch.labels, count), config.training.label_dropout
+    eps = normal_of_images(seed, Purpose.NOISE, (step,), range(rows.start, rows.stop), levels.shape[1:])
+    labels, share = _labels(batch.labels, len(levels)), config.training.label_dropout
     if config.network.classes is not None:
-        labels = dropped(labels, 0.1 if share is None else share, rng(seed, Purpose.LABEL, step))
-    return Inputs(levels, t, eps, weight, labels)
+        chance = rng(seed, Purpose.LABEL, step).random(count)[rows]
+        labels = dropped(labels, 0.1 if share is None else share, chance)
+    return Inputs(levels, t[rows], eps, weight[rows], labels)
 
 
 def _labels(labels: np.ndarray | None, count: int) -> Tensor:
     return torch.full((count,), NO_CLASS) if labels is None else torch.from_numpy(labels)
 
 
-def _told(config: Config, network: UNet, labels: Tensor) -> Net:
+def _told(config: Config, network: torch.nn.Module, labels: Tensor) -> Net:
     """The network as a net for images of these classes, if it knows any."""
     return network if config.network.classes is None else Conditional(network, labels)
 
 
 def _accumulate_gradients(
-    config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, inputs: Inputs
+    config: Config, state: TrainingState, diffusion: Diffusion, objective: Objective, parallel: Parallel, inputs: Inputs
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the mean weighted loss over the batch, part by part; returns it and each image's loss, detached."""
-    training, device = config.training, state.device
-    parts = training.accumulation
-    total = torch.zeros((), device=device)
-    losses = []
-    for part, (levels, t, eps, weight, labels) in enumerate(zip(*(x.chunk(parts) for x in inputs), strict=True)):
+    """Gradients of the mean weighted loss over the batch, part by part.
+
+    Returns it, and the loss of each of this process's images, detached. The parts are counted over all processes:
+    part k is part k, whoever computes it.
+    """
+    training, device, place = config.training, state.device, distributed.world()
+    parts, first = training.accumulation, training.accumulation * place.rank
+    means, losses = [], []
+    cut = zip(*(x.chunk(parts) for x in inputs), strict=True)
+    for part, (levels, t, eps, weight, labels) in enumerate(cut, first):
         x0, eps = (
             x.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             for x in (to_model(levels.to(device, non_blocking=True)), eps)
         )
         key = torch_seed(training.seed, Purpose.DROPOUT, state.step, part)
-        with _dropout_keyed(key, config, device), autocast(state.precision, device):
-            each = objective(diffusion, _told(config, state.network, labels.to(device)), x0, t.to(device), eps)
-            loss = (weight.to(device) * each).mean() / parts
-        state.scaler.scale(loss).backward()
-        total += loss.detach()
+        with parallel.summing(last=part == first + parts - 1):
+            with _dropout_keyed(key, config, device), autocast(state.precision, device):
+                each = objective(diffusion, _told(config, parallel.network, labels.to(device)), x0, t.to(device), eps)
+                loss = (weight.to(device) * each).mean() / parts  # the processes' gradients are averaged
+            state.scaler.scale(loss).backward()
+        means.append(loss.detach() / place.size)
         losses.append(each.detach())
-    return total, torch.cat(losses)
+    return distributed.total(torch.stack(means).sum()), torch.cat(losses)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ddpm.data.records import ImageSet
 
 
 class Batch(NamedTuple):
-    """The images of one step."""
+    """The images of one step, or one process's share of them."""
 
     indices: np.ndarray
     """(B,) int64, places in the image set."""
@@ -44,10 +44,10 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return rng(seed, Purpose.ORDER, epoch).permutation(count)
 
 
-def batches(images: ImageSet, size: int, *, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Batches of `size` for ever, from the step after `start` steps."""
+def batches(images: ImageSet, size: int, *, seed: int, start: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+    """Batches of `size` for ever, from the step after `start` steps; of each only the `rows`."""
     step = start
     while True:
-        indices = batch_indices(len(images), size, seed=seed, step=step)
+        indices = batch_indices(len(images), size, seed=seed, step=step)[rows]
         yield Batch(indices, images.take(indices), None if images.labels is None else images.labels[indices])
         step += 1

@@ -17,6 +17,7 @@ from ddpm import data
 from ddpm.data import ImageSet, Split
 from ddpm.device import batch_fits
 from ddpm.diffusion import Clip, Diffusion, Net
+from ddpm.distributed import collected, world
 from ddpm.errors import DataError, DDPMError, UsageError
 from ddpm.files import atomic_write, write_json, write_text
 from ddpm.gaussian import DecoderForm
@@ -169,7 +170,7 @@ def measure(
     parts = strata(T) if parts is None else parts
     floor = diffusion.floor_log_var(spaced_steps(T))
     bounds = []
-    starts = range(0, count, batch_size)
+    starts = world().share(range(0, count, batch_size))
     with progress_bar("likelihood", len(starts) * len(parts), "step", show=progress) as bar:
         for start in starts:
             batch = torch.from_numpy(levels[start : start + batch_size])
@@ -188,7 +189,7 @@ def measure(
                     terms.append(Term(term.bits * len(part), term.x0_mse, term.eps_mse))
                     bar.update()
                 bounds.append(collect(terms, prior_term(diffusion, x0)))
-    bound = Bound(*(torch.cat(part) for part in zip(*bounds, strict=True)))
+    bound = Bound(*(torch.cat(part) for part in zip(*collected(bounds), strict=True)))
     if bound.bits.isnan().any():
         raise DDPMError("the bound is not a number: the network's answers are not, or T is too small for its variance")
     dims = int(np.prod(levels.shape[1:]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddpm.data import ImageSet, Split
+from ddpm.distributed import collected, world
 from ddpm.errors import UsageError
 from ddpm.evaluate.extractor import Extractor, Features
 from ddpm.evaluate.nll import evaluated_split, load_split
@@ -93,11 +94,11 @@ def read_images(images: np.ndarray, extractor: Extractor, *, progress: bool = Fa
     """The features of uint8 (N, H, W, C), with a bar."""
     parts = []
     with progress_bar(f"{extractor.name} features", len(images), "image", show=progress) as bar:
-        for start in range(0, len(images), extractor.batch):
+        for start in world().share(range(0, len(images), extractor.batch)):
             # A copy: images mapped into memory are read-only, which torch warns of.
             parts.append(extractor(images[start : start + extractor.batch].copy()))
             bar.update(len(parts[-1].vectors))
-    return Features(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Features(*(np.concatenate(part) for part in zip(*collected(parts), strict=True)))
 
 
 def key_of(facts: dict[str, Any]) -> str:
