@@ -8,8 +8,8 @@ SamplerName = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unip
 Spacing = Literal["linspace", "leading", "trailing", "quadratic", "karras"]
 
 EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
-    "ancestral": (),
-    "ddim": ("eta",),
+    "ancestral": ("conventions",),
+    "ddim": ("eta", "conventions"),
     "dpm_solver": ("order",),
     "dpm_solver_sde": ("order",),
     "unipc": ("order",),
@@ -20,5 +20,5 @@ EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
 }
 """The settings that have an effect on each sampler, of those that not every sampler has."""
 
-PARTICULAR = ("eta", "order", "churn")
+PARTICULAR = ("eta", "order", "churn", "conventions")
 """All of them."""

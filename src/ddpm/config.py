@@ -149,6 +149,8 @@ class NetworkSection(Section):
     """Epsilon of the group normalisation."""
     outer_bias: bool = True
     """Whether the first and the last convolution have a bias."""
+    time_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the times that are embedded: improved-diffusion's `rescale_timesteps` is 1000 / T."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Classes that the network is told, as many as the data have (empty: none, unconditional)."""
 
@@ -268,6 +270,9 @@ class SamplingSection(Section):
     """Order of dpm_solver, dpm_solver_sde and unipc (empty: 2)."""
     churn: Annotated[float, Field(ge=0)] | None = None
     """Noise that heun and euler add and remove on the way, S_churn (empty: 0)."""
+    conventions: Literal["diffusers"] | None = None
+    """Whose way to treat the ends (empty: ours). diffusers: the times that its DDPMScheduler and DDIMScheduler visit,
+    noise in the last step of spacing: trailing, and in ddim the noise that the network meant where x0 was clipped."""
     clip: bool | Literal["dynamic"] = True
     """Clip each estimate of x0 to [-1, 1] (true), not at all (false), or to a quantile of its own pixels that is then
     scaled to 1 (dynamic)."""
@@ -302,6 +307,11 @@ class SamplingSection(Section):
             raise ValueError(
                 f"spacing: {self.spacing} does not suit the sampler {self.sampler}, whose rules take the steps for "
                 "equally long. Use linspace, leading or trailing"
+            )
+        if self.conventions is not None and self.spacing in ("quadratic", "karras"):
+            raise ValueError(
+                f"spacing: {self.spacing} is none of conventions: {self.conventions}. Use linspace, leading or "
+                "trailing, or remove conventions"
             )
         if self.clip_quantile is not None and self.clip != "dynamic":
             raise ValueError(
@@ -475,7 +485,7 @@ def load_config_with_origins(path: str | Path, overrides: Sequence[str] = ()) ->
     file = find_config(path)
     values, origins = _read_yaml(file)
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         section, _, name = key.partition(".")
         if not isinstance(values.setdefault(section, {}), dict):
             values[section] = {}
@@ -572,7 +582,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """The key and the value of "section.key=value". Raises ConfigError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

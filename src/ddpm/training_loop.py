@@ -27,6 +27,7 @@ from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import CheckpointError, ConfigError
 from ddpm.images import to_model
+from ddpm.interop.strict import unet_arguments
 from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
@@ -92,12 +93,7 @@ def build_network(config: Config) -> UNet:
     """The noise predictor that a configuration describes, its weights a function of training.seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
-        return UNet(
-            in_channels=config.data.channels,
-            out_channels=config.data.channels * (2 if config.diffusion.learns_variance else 1),
-            size=config.data.size,
-            **config.network.model_dump(),
-        )
+        return UNet(**unet_arguments(config))
 
 
 def new_state(config: Config, *, device: torch.device | None = None) -> TrainingState:
@@ -123,6 +119,11 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     kernels = saved.kernels if training.kernels == "auto" else training.kernels
     compiled = saved.compiled if training.compile == "auto" else training.compile == "on"
     state = _assemble(config, network, average, device, precision, kernels, compiled)
+    if not saved.optimizer:
+        raise CheckpointError(
+            "the checkpoint has weights alone (it was imported): there is no training to go on with. "
+            "Fine-tune from it with training.init_from"
+        )
     state.optimizer.load_state_dict(dict(saved.optimizer))
     state.scaler.load_state_dict(dict(saved.scaler))
     state.step = saved.step
