@@ -156,10 +156,10 @@ def size(x: Tensor) -> float:
 def test_a_change_changes_ours_as_theirs(name: str, change: dict[str, Any], eta: float) -> None:
     net = net_of(change)
     expected = theirs(name, change, net, eta)
-    assert (followed(name, change, net, eta) - expected).abs().max() / size(expected) < 1e-3
+    assert (followed(name, change, net, eta) - expected).abs().max() / size(expected) < 2e-4
     if change.get("variance_type") != "learned_range":
         base = {"thresholding": False} if "thresholding" in change else {}
-        assert (theirs(name, base, net, eta) - expected).abs().max() > 1e-2  # the change is one
+        assert (theirs(name, base, net, eta) - expected).abs().max() > 2e-3  # the change is one
 
 
 @pytest.mark.parametrize("key", WITHOUT)
@@ -249,9 +249,9 @@ def test_a_process_comes_back(diffusion: dict[str, Any], sampling: dict[str, Any
 def test_what_they_cannot_express() -> None:
     schedule = make_schedule("linear", 1000)
     sampling = SamplingSection().model_dump()
-    with pytest.raises(DDPMError, match="diffusion.prediction: mu"):
+    with pytest.raises(DDPMError, match=r"diffusion\.prediction: mu"):
         scheduler_config(DiffusionSection(prediction="mu").model_dump(), sampling, schedule)
-    with pytest.raises(DDPMError, match="diffusion.variance: learned"):
+    with pytest.raises(DDPMError, match=r"diffusion\.variance: learned"):
         scheduler_config(DiffusionSection(variance="learned").model_dump(), sampling, schedule)
 
 

@@ -47,6 +47,7 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict
 
     Raises DDPMError naming what the format cannot express.
     """
+    saved = without_paths(saved)
     weights = saved.ema if which == "ema" else saved.network
     lost: list[str] = []
     difference = None
@@ -69,6 +70,16 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict
         shape: dict[str, Any] = {"in_channels": saved.config.data.channels, "size": saved.config.data.size}
         difference = write_program(out, network, to, saved.config.diffusion.timesteps, **shape)  # type: ignore[arg-type]
     return {"to": to, "out": str(out), "weights": which, "step": saved.step, "lost": lost, "difference": difference}
+
+
+def without_paths(saved: Checkpoint) -> Checkpoint:
+    """The checkpoint without the names of folders of the machine it was trained on, which are nobody else's."""
+    from dataclasses import replace
+
+    config = saved.config
+    data = config.data.model_copy(update={"root": None})
+    training = config.training.model_copy(update={"init_from": None})
+    return replace(saved, config=config.model_copy(update={"data": data, "training": training}))
 
 
 def _to_diffusers(saved: Checkpoint, weights: Any, out: Path, which: str) -> list[str]:

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 def _push(options: argparse.Namespace) -> None:
     from ddpm import checkpoint
-    from ddpm.commands.export import export_checkpoint
+    from ddpm.commands.export import export_checkpoint, without_paths
     from ddpm.config import to_yaml
     from ddpm.files import write_text
     from ddpm.interop import hub
@@ -41,7 +41,7 @@ def _push(options: argparse.Namespace) -> None:
 
     if not hub.is_id(options.repository):
         raise UsageError(f"{options.repository}: is no hub id; expected OWNER/NAME")
-    saved = checkpoint.load(options.checkpoint)
+    saved = without_paths(checkpoint.load(options.checkpoint))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.to == "diffusers":
