@@ -7,6 +7,8 @@ from typing import Literal
 SamplerName = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "euler", "pndm", "plms"]
 Spacing = Literal["linspace", "leading", "trailing", "quadratic", "karras"]
 
+TrackerName = Literal["wandb", "mlflow"]
+
 EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
     "ancestral": ("conventions",),
     "ddim": ("eta", "conventions"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm.commands import (
+    app,
     benchmark,
     config,
     edit,
@@ -44,6 +45,7 @@ COMMANDS = (
     export,
     import_model,
     hub,
+    app,
 )
 
 EXIT_CODES = """exit codes: 0 done; 1 failed, with the reason; 2 wrong usage or configuration;

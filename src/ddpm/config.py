@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName, Spacing
+from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName, Spacing, TrackerName
 from ddpm.errors import ConfigError
 
 # YAML has lists; a frozen record wants tuples.
@@ -45,10 +45,16 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder"]
-    """Where the images come from; `folder` is any tree of image files (sub-folder = class)."""
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder", "huggingface"]
+    """Where the images come from; `folder` is any tree of image files (sub-folder = class), `huggingface` a data set
+    of the hub or of the library `datasets`."""
     root: str | None = None
-    """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download."""
+    """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download. Of huggingface: the
+    name on the hub, or a path."""
+    image_column: str | None = None
+    """Column of the pictures in a data set of huggingface (empty: the only one that holds some)."""
+    label_column: str | None = None
+    """Column of the classes there (empty: the one with named classes, or one called label, ...)."""
     image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _tuple]
     """Side of the square images, or [height, width]."""
     channels: Literal[1, 3]
@@ -62,6 +68,16 @@ class DataSection(Section):
     """Share of the training images kept aside, always the same ones, for the validation loss."""
     max_broken: Share = 0.01
     """Share of unreadable files that is tolerated (each is reported) before loading stops."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSection:
+        for key in ("image_column", "label_column"):
+            if getattr(self, key) is not None and self.source != "huggingface":
+                raise ValueError(
+                    f"{key}: {getattr(self, key)!r} has no effect on the source {self.source}; it belongs to "
+                    "huggingface. Remove it"
+                )
+        return self
 
     @property
     def size(self) -> tuple[int, int]:
@@ -227,6 +243,8 @@ class TrainingSection(Section):
     """Images in a preview grid."""
     preview_steps: PositiveInt = 50
     """Sampling steps of a preview."""
+    trackers: Annotated[tuple[TrackerName, ...], _tuple] = ()
+    """Where metrics, previews and settings go besides TensorBoard: wandb, mlflow, or both (extras of those names)."""
     init_from: str | None = None
     """Checkpoint whose (EMA) weights training starts from: fine-tuning."""
 

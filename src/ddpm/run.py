@@ -43,6 +43,7 @@ MAY_CHANGE = frozenset(
         "training.preview_every",
         "training.preview_samples",
         "training.preview_steps",
+        "training.trackers",
     }
 )
 """Settings that a continued run may change (and all of `sampling`): they leave the steps taken as they are.
@@ -155,7 +156,9 @@ class _Run:
         write_text(self.folder / "config.yaml", to_yaml(self.config))
         self._header(state)
         fits = True
-        with Tracker(self.folder, state.step) as tracker, stop_requests() as stop:
+        trackers, settings = self.config.training.trackers, flatten(self.config)
+        opened = Tracker(self.folder, state.step, trackers=trackers, settings=settings)
+        with opened as tracker, stop_requests() as stop:
             try:
                 self._loop(state, tracker, stop)
             except (RuntimeError, MemoryError) as error:

@@ -29,7 +29,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     network = build_network(tiny())
     lively(network)
-    checkpoint.save(Path("model.pt"), bare_checkpoint(network.state_dict(), step=3, config=tiny()))
+    checkpoint.save(Path("model.pt"), bare_checkpoint(network.state_dict(), tiny(), step=3))
     return "model.pt"
 
 

@@ -86,7 +86,7 @@ def test_imported_folders_sample_as_recorded(
 def saved_model(config: Config) -> Checkpoint:
     network = build_network(config)
     lively(network)
-    return bare_checkpoint(network.state_dict(), step=7, config=config)
+    return bare_checkpoint(network.state_dict(), config, step=7)
 
 
 def exported(config: Config, folder: Path) -> Checkpoint:

@@ -59,8 +59,9 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict
         raise UsageError(f"--out: {out} is a folder; {to} is one file")
     elif to == "safetensors":
         from ddpm.interop.bare import write_bare
+        from ddpm.interop.card import weights_card
 
-        write_bare(out, saved, weights, which)
+        write_bare(out, saved, weights, weights_card(saved, which, out.name))
     else:
         from ddpm.interop.runtime import write_program
         from ddpm.training_loop import build_network, load_weights

@@ -95,7 +95,7 @@ def _adopted(foreign: Foreign, given: Mapping[str, Any], path: Path) -> Adopted:
     config = config_of(foreign, given, path)
     weights = dict(foreign.weights)
     check_weights(weights, shapes(unet_arguments(config)), str(path))
-    checkpoint = bare_checkpoint(weights, step=foreign.step, config=config)
+    checkpoint = bare_checkpoint(weights, config, step=foreign.step)
     return Adopted(checkpoint, foreign.kind, foreign.assumed)
 
 
