@@ -299,7 +299,7 @@ def _count(gr: Any, key: str) -> Any:
 
 def _buttons(gr: Any, key: str, label: str) -> tuple[Any, Any]:
     go = gr.Button(label, variant="primary", elem_id=f"{key}-go", min_width=120)
-    return go, gr.Button("Stop", elem_id=f"{key}-stop", min_width=80)
+    return go, gr.Button("Stop", elem_id=f"{key}-stop", min_width=80, scale=0)
 
 
 def _file(gr: Any, path: Path) -> Any:
@@ -307,8 +307,8 @@ def _file(gr: Any, path: Path) -> Any:
 
 
 def _shown(frame: Frame) -> list[Any]:
-    end = "the picture" if frame.t == 0 else f"t = {frame.t:.4g}"
-    return [_rgb(frame.x), _rgb(frame.x0), f"**{end}**"]
+    end = ": the picture" if frame.t == 0 else ""
+    return [_rgb(frame.x), _rgb(frame.x0), f"**t = {frame.t:.4g}{end}**"]
 
 
 def _rgb(array: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 from ddpm.commands import (
     app,
     benchmark,
+    completion,
     config,
     edit,
     evaluate,
@@ -46,6 +47,7 @@ COMMANDS = (
     import_model,
     hub,
     app,
+    completion,
 )
 
 EXIT_CODES = """exit codes: 0 done; 1 failed, with the reason; 2 wrong usage or configuration;

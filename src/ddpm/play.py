@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ MOST_BETWEEN = 9
 """Mixtures between two pictures."""
 FRAMES = 40
 """Moments of a chain that are kept to be looked at again."""
+SHEET = 320
+"""Height in pixels that a sheet of pictures has at least, without its gaps."""
 LOADED = 3
 """Models in memory at a time."""
 
@@ -140,7 +143,7 @@ class Playground:
                 *_, last = generate.states(model, range(wish.count), settings)
             results.append(to_arrays(last.x, model.data.crop))
         difference = float(np.abs(results[0].astype(int) - results[1].astype(int)).mean())
-        return grid(results[0]), grid(results[1]), difference
+        return _sheet(results[0]), _sheet(results[1]), difference
 
     def denoise(self, wish: Wish, given: Given, t: int) -> Iterator[Frame]:
         """A picture noised to time t, then denoised `count` times. The first frame is what is noised."""
@@ -232,10 +235,11 @@ class Playground:
         states: Iterator[State],
         total: int,
         arrays: Callable[[Any], np.ndarray],
-        sheet: Callable[[np.ndarray], np.ndarray] = grid,
+        sheet: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Iterator[Frame]:
         """Of `total` states the first, the last, and evenly spaced ones between."""
         keep = {round(i * (total - 1) / (FRAMES - 1)) for i in range(FRAMES)}
+        sheet = sheet or _sheet
         for k, state in enumerate(states):
             if k in keep:
                 x = sheet(arrays(state.x))
@@ -249,6 +253,11 @@ def save_results(folder: Path, frames: Sequence[Frame]) -> tuple[Path, Path]:
     save_png(png, frames[-1].x)
     save_gif(gif, [frame.x for frame in frames])
     return png, gif
+
+
+def _sheet(arrays: np.ndarray) -> np.ndarray:
+    """A square of pictures, about as large as the page shows it."""
+    return grid(arrays, height=SHEET // math.ceil(math.sqrt(len(arrays))))
 
 
 def _bounded(what: str, value: int, low: int, high: int) -> None:

@@ -85,7 +85,10 @@ class MLflow:
 
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]):
         mlflow = _package("mlflow", "mlflow")
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").absolute().as_uri()
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if not place:  # plain files need no database; MLflow wants to be told that they are meant
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            place = (folder / "mlruns").absolute().as_uri()
         self._client = mlflow.MlflowClient(tracking_uri=place)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ddpm")
         found = self._client.get_experiment_by_name(name)

@@ -104,8 +104,9 @@ def test_broken_rows_are_reported(library: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said(library: Any, tmp_path: Path) -> None:
-    made = table(library, kind=[1.5] * 6)
-    made.add_column("other", made["picture"]).cast_column("other", library.Image()).save_to_disk(tmp_path / "two")
+    others = [{"bytes": png(10 * i), "path": None} for i in range(6)]
+    made = table(library, kind=[1.5] * 6, other=others).cast_column("other", library.Image())
+    made.save_to_disk(tmp_path / "two")
     for change, message in (
         ({}, r"data\.image_column: is missing; .* has 2 columns of pictures \(picture, other\)"),
         ({"image_column": "kind"}, "found 'kind', which holds no pictures; some do: picture, other"),
