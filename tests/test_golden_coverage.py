@@ -14,7 +14,7 @@ S, D, A = "tests.test_schedule", "tests.test_diffusion", "tests.samplers.test_an
 U, X = "tests.interop.test_diffusers", "tests.interop.test_xdiffusion"
 N = "tests.test_likelihood"
 B = "tests.samplers"
-PIPELINES = "whole diffusers pipelines (import of scheduler folders)"
+H = "tests.interop.test_adopt"
 
 # family row -> (test module:function, or a reason), the first pattern that matches the array's name
 READ_BY: dict[int, list[tuple[str, str]]] = {
@@ -102,11 +102,10 @@ READ_BY: dict[int, list[tuple[str, str]]] = {
     ],
     45: [(".", U)],
     46: [(".", U)],
-    47: [(".", PIPELINES)],
+    47: [(".", "tests.interop.test_folder:test_imported_folders_sample_as_recorded")],
     48: [(".", X)],
     49: [(".", X)],
-    50: [(".", "its sampler's conventions (import of its checkpoints)")],
-    51: [(".", "its sampler's conventions (import of its checkpoints)")],
+    **{row: [(".", f"{H}:test_the_lessons_checkpoint_samples_by_its_conventions")] for row in (50, 51)},
     52: [
         ("pndm.*v_prediction", "there its multistep rule mixes v of different times; ours mixes eps"),
         (".", f"{B}.test_expected:test_loop_ends_where_diffusers_tests_say"),

@@ -31,8 +31,8 @@ FLOORS = [
     {"conditioning", "diffusion", "unet", "ema", "timesteps", "faults"},
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "manifest", "distributed", "sharding", "interop"},
-    {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper"},
-    {"run", "kept", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper", "play"},
+    {"run", "kept", "memory", "tracking", "trackers", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

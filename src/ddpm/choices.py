@@ -7,9 +7,11 @@ from typing import Literal
 SamplerName = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "euler", "pndm", "plms"]
 Spacing = Literal["linspace", "leading", "trailing", "quadratic", "karras"]
 
+TrackerName = Literal["wandb", "mlflow"]
+
 EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
-    "ancestral": (),
-    "ddim": ("eta",),
+    "ancestral": ("conventions",),
+    "ddim": ("eta", "conventions"),
     "dpm_solver": ("order",),
     "dpm_solver_sde": ("order",),
     "unipc": ("order",),
@@ -20,5 +22,5 @@ EFFECTIVE: dict[SamplerName, tuple[str, ...]] = {
 }
 """The settings that have an effect on each sampler, of those that not every sampler has."""
 
-PARTICULAR = ("eta", "order", "churn")
+PARTICULAR = ("eta", "order", "churn", "conventions")
 """All of them."""

@@ -12,11 +12,45 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from ddpm.commands import benchmark, config, edit, evaluate, extractor, info, inpaint, interpolate, paper, sample, train
+from ddpm.commands import (
+    app,
+    benchmark,
+    completion,
+    config,
+    edit,
+    evaluate,
+    export,
+    extractor,
+    hub,
+    import_model,
+    info,
+    inpaint,
+    interpolate,
+    paper,
+    sample,
+    train,
+)
 from ddpm.errors import DDPMError, ElsewhereError, UsageError
 from ddpm.progress import speaks
 
-COMMANDS = (train, sample, evaluate, extractor, config, info, paper, benchmark, interpolate, inpaint, edit)
+COMMANDS = (
+    train,
+    sample,
+    evaluate,
+    extractor,
+    config,
+    info,
+    paper,
+    benchmark,
+    interpolate,
+    inpaint,
+    edit,
+    export,
+    import_model,
+    hub,
+    app,
+    completion,
+)
 
 EXIT_CODES = """exit codes: 0 done; 1 failed, with the reason; 2 wrong usage or configuration;
 130 or 143 interrupted, after saving"""

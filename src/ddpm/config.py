@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName, Spacing
+from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName, Spacing, TrackerName
 from ddpm.errors import ConfigError
 
 # YAML has lists; a frozen record wants tuples.
@@ -45,10 +45,16 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder"]
-    """Where the images come from; `folder` is any tree of image files (sub-folder = class)."""
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder", "huggingface"]
+    """Where the images come from; `folder` is any tree of image files (sub-folder = class), `huggingface` a data set
+    of the hub or of the library `datasets`."""
     root: str | None = None
-    """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download."""
+    """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download. Of huggingface: the
+    name on the hub, or a path."""
+    image_column: str | None = None
+    """Column of the pictures in a data set of huggingface (empty: the only one that holds some)."""
+    label_column: str | None = None
+    """Column of the classes there (empty: the one with named classes, or one called label, ...)."""
     image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _tuple]
     """Side of the square images, or [height, width]."""
     channels: Literal[1, 3]
@@ -62,6 +68,16 @@ class DataSection(Section):
     """Share of the training images kept aside, always the same ones, for the validation loss."""
     max_broken: Share = 0.01
     """Share of unreadable files that is tolerated (each is reported) before loading stops."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSection:
+        for key in ("image_column", "label_column"):
+            if getattr(self, key) is not None and self.source != "huggingface":
+                raise ValueError(
+                    f"{key}: {getattr(self, key)!r} has no effect on the source {self.source}; it belongs to "
+                    "huggingface. Remove it"
+                )
+        return self
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,6 +165,8 @@ class NetworkSection(Section):
     """Epsilon of the group normalisation."""
     outer_bias: bool = True
     """Whether the first and the last convolution have a bias."""
+    time_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the times that are embedded: improved-diffusion's `rescale_timesteps` is 1000 / T."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Classes that the network is told, as many as the data have (empty: none, unconditional)."""
 
@@ -230,6 +248,8 @@ class TrainingSection(Section):
     """Images in a preview grid."""
     preview_steps: PositiveInt = 50
     """Sampling steps of a preview."""
+    trackers: Annotated[tuple[TrackerName, ...], _tuple] = ()
+    """Where metrics, previews and settings go besides TensorBoard: wandb, mlflow, or both (extras of those names)."""
     init_from: str | None = None
     """Checkpoint whose (EMA) weights training starts from: fine-tuning."""
 
@@ -273,6 +293,9 @@ class SamplingSection(Section):
     """Order of dpm_solver, dpm_solver_sde and unipc (empty: 2)."""
     churn: Annotated[float, Field(ge=0)] | None = None
     """Noise that heun and euler add and remove on the way, S_churn (empty: 0)."""
+    conventions: Literal["diffusers"] | None = None
+    """Whose way to treat the ends (empty: ours). diffusers: the times that its DDPMScheduler and DDIMScheduler visit,
+    noise in the last step of spacing: trailing, and in ddim the noise that the network meant where x0 was clipped."""
     clip: bool | Literal["dynamic"] = True
     """Clip each estimate of x0 to [-1, 1] (true), not at all (false), or to a quantile of its own pixels that is then
     scaled to 1 (dynamic)."""
@@ -307,6 +330,11 @@ class SamplingSection(Section):
             raise ValueError(
                 f"spacing: {self.spacing} does not suit the sampler {self.sampler}, whose rules take the steps for "
                 "equally long. Use linspace, leading or trailing"
+            )
+        if self.conventions is not None and self.spacing in ("quadratic", "karras"):
+            raise ValueError(
+                f"spacing: {self.spacing} is none of conventions: {self.conventions}. Use linspace, leading or "
+                "trailing, or remove conventions"
             )
         if self.clip_quantile is not None and self.clip != "dynamic":
             raise ValueError(
@@ -480,7 +508,7 @@ def load_config_with_origins(path: str | Path, overrides: Sequence[str] = ()) ->
     file = find_config(path)
     values, origins = _read_yaml(file)
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         section, _, name = key.partition(".")
         if not isinstance(values.setdefault(section, {}), dict):
             values[section] = {}
@@ -577,7 +605,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """The key and the value of "section.key=value". Raises ConfigError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

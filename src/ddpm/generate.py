@@ -26,6 +26,7 @@ from ddpm.distributed import collected, wait_for_all, world
 from ddpm.errors import DDPMError, UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
+from ddpm.interop.steps import diffusers_ddim_steps, diffusers_states, diffusers_steps
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.progress import progress_bar
@@ -206,8 +207,11 @@ def draw(
     noise = ImageNoise(settings.seed, indices, (config.data.channels, *config.data.size), device)
     x = noise.start().contiguous(memory_format=torch.channels_last)
     steps = _steps(diffusion, settings)
+    clip = clip_of(settings)
+    if settings.conventions == "diffusers":
+        return diffusers_states(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip, eta=settings.eta)
     own = {key: value for key in PARTICULAR if (value := getattr(settings, key)) is not None}
-    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip_of(settings), **own)
+    return samplers.by_name(settings.sampler, diffusion, net, x, steps, noise=noise, clip=clip, **own)
 
 
 def network_calls(model: Model, settings: SamplingSection) -> int:
@@ -216,7 +220,11 @@ def network_calls(model: Model, settings: SamplingSection) -> int:
 
 
 def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
-    return sampling_steps(diffusion.schedule, settings.steps, settings.spacing or "linspace")
+    spacing, T = settings.spacing or "linspace", diffusion.schedule.T
+    if settings.conventions == "diffusers":
+        steps_of = diffusers_ddim_steps if settings.sampler == "ddim" else diffusers_steps
+        return steps_of(T, settings.steps or T, spacing)  # type: ignore[arg-type]
+    return sampling_steps(diffusion.schedule, settings.steps, spacing)
 
 
 def clip_of(settings: SamplingSection) -> Clip:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+INTERVAL = 15.0
+"""Seconds between two lines in a log file."""
 
 
 def speaks() -> bool:
@@ -24,17 +30,38 @@ def progress_bar(what: str, total: int, unit: str, *, show: bool, done: int = 0)
     """
     from tqdm import tqdm
 
-    # A log file wants a line now and then, not one for every tenth of a second.
-    interval = 0.1 if sys.stderr.isatty() else 15.0
+    watched = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
         desc=what,
         unit=unit,
         disable=not (show and speaks()),
-        mininterval=interval,
+        mininterval=0.1 if watched else INTERVAL,
         smoothing=0.05,
+        file=None if watched else Lines(sys.stderr),
+        ncols=None if watched else 100,
     )
+
+
+class Lines:
+    """A stream for a bar that goes to a file: a line now and then, and the last, in the place of a line rewritten."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._pending, self._last = stream, "", -math.inf
+
+    def write(self, text: str) -> int:
+        """Take what a bar writes; a line end alone is its end."""
+        line = text.strip("\r\n ")
+        self._pending = line or self._pending
+        now = time.monotonic()
+        if self._pending and (not line or now - self._last >= INTERVAL):
+            self._stream.write(self._pending + "\n")
+            self._pending, self._last = "", now
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def say(line: str, *, show: bool = True) -> None:

@@ -48,6 +48,7 @@ MAY_CHANGE = frozenset(
         "training.preview_every",
         "training.preview_samples",
         "training.preview_steps",
+        "training.trackers",
     }
 )
 """Settings that a continued run may change (and all of `sampling`): they leave the steps taken as they are.
@@ -269,8 +270,11 @@ class _Run:
 
     def _to_the_end(self, state: TrainingState, stop: Stop) -> bool:
         """Train until the last step is done; False: too many steps in a row had to be skipped."""
-        with Tracker(self.folder, state.step) if self.first else Silent() as tracker:
+        with self._tracker(state.step) if self.first else Silent() as tracker:
             return self._loop(state, tracker, stop)
+
+    def _tracker(self, step: int) -> Tracker:
+        return Tracker(self.folder, step, trackers=self.config.training.trackers, settings=flatten(self.config))
 
     def _loop(self, state: TrainingState, tracker: Tracker | Silent, stop: Stop) -> bool:
         training = self.config.training

@@ -1,18 +1,21 @@
-"""Where a run's numbers and pictures go: metrics.jsonl and TensorBoard."""
+"""Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, and what `training.trackers` names."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from ddpm.choices import TrackerName
 from ddpm.errors import WriteError
 from ddpm.files import write_text, writing
+from ddpm.trackers import open_sinks
 
 
 class Tracker:
@@ -21,30 +24,40 @@ class Tracker:
     Every method raises WriteError where the disk refuses.
     """
 
-    def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        *,
+        trackers: tuple[TrackerName, ...] = (),
+        settings: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            trackers: besides TensorBoard.
+            settings: the resolved configuration by dotted key, which they are told.
+        """
         self._path = folder / "metrics.jsonl"
         rows = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [row for row in rows if _step_of(row) is not None and _step_of(row) <= step]  # type: ignore[operator]
         write_text(self._path, "".join(row + "\n" for row in kept))
         with writing(self._path):
+            self._sinks = open_sinks(trackers, folder, step, settings or {})
             self._file = self._path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def row(self, step: int, values: dict[str, Any]) -> None:
         """Log numbers; keys under "time/" hold wall-clock values, which no two runs share."""
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+            for sink in self._sinks:
+                sink.row(step, values)
 
     def picture(self, step: int, name: str, array: np.ndarray) -> None:
         """Log a picture, uint8 (H, W, C)."""
         with writing(self._path.parent):
-            self._board.add_image(name, array, step, dataformats="HWC")
-            self._board.flush()
+            for sink in self._sinks:
+                sink.picture(step, name, array)
 
     def sync(self) -> None:
         """Return when the rows are on the disk: those before a checkpoint have to outlive what it outlives."""
@@ -62,7 +75,8 @@ class Tracker:
         try:
             with writing(self._path):
                 self._file.close()
-                self._board.close()
+                for sink in self._sinks:
+                    sink.close(failed=kind is not None)
         except WriteError:
             if kind is None:  # else there is a reason for leaving already
                 raise

@@ -29,6 +29,7 @@ from ddpm.distributed import ALONE, World
 from ddpm.errors import CheckpointError, ConfigError
 from ddpm.faults import Faults
 from ddpm.images import to_model
+from ddpm.interop.strict import unet_arguments
 from ddpm.losses import Objective, simple
 from ddpm.noise import Purpose, normal, normal_of_images, rng, torch_seed
 from ddpm.ops.select import Kernels, choose_kernels
@@ -100,12 +101,7 @@ def build_network(config: Config) -> UNet:
     """The noise predictor that a configuration describes, its weights a function of training.seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.training.seed, Purpose.INIT))
-        return UNet(
-            in_channels=config.data.channels,
-            out_channels=config.data.channels * (2 if config.diffusion.learns_variance else 1),
-            size=config.data.size,
-            **config.network.model_dump(),
-        )
+        return UNet(**unet_arguments(config))
 
 
 def new_state(config: Config, *, device: torch.device | None = None) -> TrainingState:
@@ -131,6 +127,11 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
     kernels = saved.kernels if training.kernels == "auto" else training.kernels
     compiled = saved.compiled if training.compile == "auto" else training.compile == "on"
     state = _assemble(config, network, average, device, precision, kernels, compiled)
+    if not saved.optimizer:
+        raise CheckpointError(
+            "the checkpoint has weights alone (it was imported): there is no training to go on with. "
+            "Fine-tune from it with training.init_from"
+        )
     _restore_optimizer(state.optimizer, saved)
     if saved.scaler.keys() != state.scaler.state_dict().keys():
         raise CheckpointError(f"the checkpoint's loss scaler: found {sorted(saved.scaler)} for {precision}")

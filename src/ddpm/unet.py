@@ -205,6 +205,7 @@ class UNet(nn.Module):
         norm_groups: int = 32,
         norm_eps: float = 1e-6,
         outer_bias: bool = True,
+        time_scale: float = 1.0,
         classes: int | None = None,
     ):
         super().__init__()
@@ -214,7 +215,7 @@ class UNet(nn.Module):
         _one_of("resample", resample, Resample)
         _one_of("padding", padding, Padding)
         _one_of("embedding", embedding, Convention)
-        self.channels, self.embedding, self.patch = channels, embedding, patch
+        self.channels, self.embedding, self.patch, self.time_scale = channels, embedding, patch, time_scale
         self.factor = patch * 2 ** (len(multipliers) - 1)
         """Heights and widths must be multiples of this."""
         self._check_size(*size)
@@ -284,8 +285,9 @@ class UNet(nn.Module):
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t has the shape {tuple(t.shape)}: one time for each of {x_t.shape[0]} images is needed")
         # Published weights count time from 0, where 0 is one step of noise: the only shift of the clock.
-        position = timestep_embedding(t - 1, self.channels, self.embedding)
-        emb = self.time_mlp(position.to(x_t.dtype))
+        position = t - 1 if self.time_scale == 1 else (t - 1) * self.time_scale
+        embedded = timestep_embedding(position, self.channels, self.embedding)
+        emb = self.time_mlp(embedded.to(x_t.dtype))
         if self.class_embedding is not None:
             labels = torch.full(t.shape, NO_CLASS, device=t.device) if labels is None else labels
             emb = emb + self.class_embedding(labels - NO_CLASS)

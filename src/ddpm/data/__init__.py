@@ -69,6 +69,10 @@ def _source(config: DataSection, split: Split, *, progress: bool) -> Source:
             from ddpm.data.folder import folder_source
 
             return folder_source(config.root)
+        case "huggingface":
+            from ddpm.data.huggingface import huggingface_source
+
+            return huggingface_source(config, "test" if test else "train")
 
 
 def _split_index(count: int, share: float, *, held_out: bool) -> np.ndarray:

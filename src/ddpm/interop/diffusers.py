@@ -152,6 +152,7 @@ def unet_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_groups": groups,
         "norm_eps": float(c["norm_eps"]),
         "outer_bias": True,
+        "time_scale": 1.0,
         "classes": None,
     }
     return accepted(settings, _SOURCE)
@@ -177,6 +178,8 @@ def unet_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         reasons.append(f"resample: {s['resample']}")
     if not s["outer_bias"]:
         reasons.append("outer_bias: False")
+    if s["time_scale"] != 1:
+        reasons.append(f"time_scale: {s['time_scale']}: UNet2DModel embeds the times as they are")
     reasons += _about_classes(s)
     if s["multipliers"][0] != 1:
         reasons.append(f"multipliers: {s['multipliers']} do not begin with 1")

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import Diffusion, Net
-from ddpm.samplers import Noise, State
+from ddpm.choices import SamplerName
+from ddpm.diffusion import Clip, Diffusion, Net
+from ddpm.samplers import Noise, State, ancestral, ddim
 from ddpm.schedule import NoiseSchedule, Pair, Steps, pairs
 
 DiffusersSpacing = Literal["leading", "trailing", "linspace"]
@@ -118,10 +119,41 @@ def noisy_end(diffusion: Diffusion, states: Iterator[State], steps: Steps, noise
     """`ancestral`'s states with noise in the last step too, as diffusers' DDPMScheduler adds it where that step does
     not start at our t = 1 (spacing `trailing`): of variance beta for `fixed_large`, next to none for `fixed_small`."""
     for k, state in enumerate(states):
-        if state.t == 0 and diffusion.variance == "fixed_large":
+        if state.t == 0 and steps[k][0] > 1 and diffusion.variance == "fixed_large":
             missing: Tensor | float = 1 - diffusion.schedule.at(steps[k][0], state.x)
             state = state._replace(x=state.x + torch.as_tensor(missing).sqrt().to(state.x) * noise(k).to(state.x))
         yield state
+
+
+def diffusers_states(
+    sampler: SamplerName,
+    diffusion: Diffusion,
+    net: Net,
+    x: Tensor,
+    steps: Steps,
+    *,
+    noise: Noise,
+    clip: Clip = True,
+    eta: float | None = None,
+) -> Iterator[State]:
+    """The states of diffusers' DDPMPipeline (`ancestral`) or DDIMPipeline (`ddim`) on its own list of steps.
+
+    Args:
+        steps: from `diffusers_steps` or `diffusers_ddim_steps`.
+        noise: called with the number of each step that adds some.
+        eta: of ddim (None: 0).
+
+    Raises:
+        ValueError: another sampler.
+    """
+    match sampler:
+        case "ancestral":
+            walked = ancestral(diffusion, net, x, steps, noise=noise, clip=clip)
+            return noisy_end(diffusion, walked, steps, noise)
+        case "ddim":
+            return ddim(diffusion, net, x, steps, noise=noise, eta=eta or 0.0, clip=clip, rederive=False)
+        case _:
+            raise ValueError(f"the sampler {sampler!r} has none of diffusers' conventions; ancestral and ddim have")
 
 
 def _times(T: int, count: int, spacing: DiffusersSpacing) -> list[int]:

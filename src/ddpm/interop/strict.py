@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm.config import Config
 from ddpm.errors import CheckpointError, DDPMError
 from ddpm.unet import UNet
 
@@ -108,6 +109,17 @@ def accepted(settings: dict[str, Any], source: str) -> dict[str, Any]:
     except ValueError as error:
         refuse(source, [str(error)])
     return settings
+
+
+def unet_arguments(config: Config) -> dict[str, Any]:
+    """The arguments of `UNet` that build the network of a configuration."""
+    channels = config.data.channels
+    return {
+        "in_channels": channels,
+        "out_channels": channels * (2 if config.diffusion.learns_variance else 1),
+        "size": config.data.size,
+        **config.network.model_dump(),
+    }
 
 
 def shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

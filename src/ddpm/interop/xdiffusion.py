@@ -21,15 +21,15 @@ Found from a small checkpoint and its recorded outputs, which ours reproduces (s
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm.errors import CheckpointError
+from ddpm.interop.foreign import Foreign, load_tensors
 from ddpm.interop.strict import (
     REQUIRED,
     Field,
@@ -45,6 +45,7 @@ from ddpm.interop.strict import (
     refuse,
     shapes,
 )
+from ddpm.schedule import make_schedule
 
 _SOURCE = "xdiffusion's configuration"
 
@@ -93,31 +94,104 @@ _CONDITIONING = {
 }
 
 
-class Checkpoint(NamedTuple):
-    """What a checkpoint of xdiffusion holds for us. Its optimiser's state stays behind."""
-
-    step: int
-    settings: dict[str, Any]
-    """The arguments of `UNet`."""
-    weights: dict[str, Tensor]
-    """The state_dict of UNet(**settings)."""
+_KEYS = {"step", "model_state_dict", "num_optimizers", "optimizer_state_dicts", "loss", "config"}
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint, `diffusion-<step>.pt`.
+def is_checkpoint(content: Any) -> bool:
+    """Whether a file's content has the keys of its checkpoints."""
+    return isinstance(content, dict) and content.keys() == _KEYS
+
+
+def load(path: Path) -> Foreign:
+    """Read a checkpoint, `diffusion-<step>.pt`; its optimiser's state stays behind.
 
     Raises CheckpointError naming the file if it cannot be read, and DDPMError if our network cannot express it.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {str(error).partition(chr(10))[0]}") from error
-    known = {"step", "model_state_dict", "num_optimizers", "optimizer_state_dicts", "loss", "config"}
-    if not isinstance(content, dict) or content.keys() != known:
+    content = load_tensors(path, "a checkpoint")
+    if not is_checkpoint(content):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: is not a checkpoint of xdiffusion: found {found}, expected {sorted(known)}")
+        raise CheckpointError(f"{path}: is not a checkpoint of xdiffusion: found {found}, expected {sorted(_KEYS)}")
+    return read_checkpoint(content)
+
+
+def read_checkpoint(content: Mapping[str, Any]) -> Foreign:
+    """What a checkpoint's content says. Raises DDPMError and CheckpointError as `load` does."""
     settings = unet_settings(content["config"])
-    return Checkpoint(content["step"], settings, unet_weights_from(content["model_state_dict"], settings))
+    process = diffusion_settings(content["config"])
+    weights = content["model_state_dict"]
+    _check_schedule(weights, process)
+    return Foreign(
+        "xdiffusion",
+        settings,
+        unet_weights_from(weights, settings),
+        process,
+        {"sampler": "ancestral", "clip": True},
+        step=content["step"],
+    )
+
+
+_PROCESS = {
+    "parameterization": one_of("epsilon", "v"),
+    "sampling": Field(REQUIRED, lambda value: isinstance(value, Mapping), "a section"),
+    "noise_scheduler": Field(REQUIRED, lambda value: isinstance(value, Mapping), "a section"),
+    "context_preprocessing": one_of([{"target": "xdiffusion.context.IgnoreContextAdapter", "params": {}}]),
+    "input_preprocessing": _section,
+    "classifier_free_guidance": _section,
+    "score_network": _section,
+}
+_SAMPLING = {
+    "output_channels": count(),
+    "output_spatial_size": count(),
+    "target": one_of("xdiffusion.samplers.ancestral.AncestralSampler"),
+    "params": one_of({}),
+}
+_NOISE = {
+    "num_scales": count(),
+    "schedule_type": one_of("linear", "quadratic", "cosine"),
+    "loss_type": anything(),  # of training alone
+    "importance_sampler": anything(),  # likewise
+}
+_GUIDANCE = {
+    "classifier_free_guidance": one_of(0),
+    "unconditional_guidance_probability": anything(),  # of training alone
+    "signals": one_of([]),
+    "unconditional_context": anything(),
+}
+_SCHEDULES = {"linear": "linear", "quadratic": "quad", "cosine": "cosine"}
+
+
+def diffusion_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the process that a configuration describes, as `config.DiffusionSection` has them.
+
+    Its ancestral sampler takes the posterior's variance and, in the last step, the clipped estimate of x_0: our
+    `fixed_small`. With fewer steps it starts pure noise at a small t; that is not followed. Raises DDPMError.
+    """
+    diffusion = read(_inner(config, "diffusion"), _PROCESS, _SOURCE)
+    scheduler = read(
+        diffusion["noise_scheduler"],
+        {"target": one_of("xdiffusion.scheduler.DiscreteNoiseScheduler"), "params": _section},
+        f"{_SOURCE}, noise_scheduler",
+    )
+    noise = read(scheduler["params"], _NOISE, f"{_SOURCE}, noise_scheduler")
+    read(diffusion["sampling"], _SAMPLING, f"{_SOURCE}, sampling")
+    read(diffusion["classifier_free_guidance"], _GUIDANCE, f"{_SOURCE}, classifier_free_guidance")
+    return {
+        "timesteps": noise["num_scales"],
+        "schedule": _SCHEDULES[noise["schedule_type"]],
+        "prediction": diffusion["parameterization"],
+        "variance": "fixed_small",
+    }
+
+
+def _check_schedule(weights: Mapping[str, Tensor], process: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if the tables in the file are not those of the schedule that it names."""
+    stored = weights.get("_noise_scheduler.alphas_cumprod")
+    ours = make_schedule(process["schedule"], process["timesteps"]).alpha_bar[1:]
+    if stored is None or stored.shape != ours.shape or not torch.allclose(stored.double(), ours, rtol=1e-4, atol=1e-7):
+        raise CheckpointError(
+            f"xdiffusion's weights: _noise_scheduler.alphas_cumprod is not that of schedule_type "
+            f"{process['schedule']} with num_scales {process['timesteps']}"
+        )
 
 
 def unet_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,6 +253,7 @@ def unet_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_groups": 32,
         "norm_eps": 1e-5,
         "outer_bias": False,
+        "time_scale": 1.0,
         "classes": None,
     }
     return accepted(settings, _SOURCE)
@@ -231,12 +306,12 @@ def unet_weights_from(weights: Mapping[str, Tensor], settings: Mapping[str, Any]
     }
     check_weights(own, expected, "xdiffusion's weights")
     return {
-        name: (_by_kind(own[names[name]], settings["heads"]) if ".qkv." in name else own[names[name]]).reshape(shape)
+        name: (by_kind(own[names[name]], settings["heads"]) if ".qkv." in name else own[names[name]]).reshape(shape)
         for name, shape in ours.items()
     }
 
 
-def _by_kind(qkv: Tensor, heads: int) -> Tensor:
+def by_kind(qkv: Tensor, heads: int) -> Tensor:
     """Rows ordered (head, q k v, channel), reordered to (q k v, head, channel)."""
     return qkv.reshape(heads, 3, -1, *qkv.shape[1:]).transpose(0, 1).flatten(0, 2)
 

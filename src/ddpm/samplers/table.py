@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ddpm.choices import EFFECTIVE, PARTICULAR, SamplerName
+from ddpm.choices import EFFECTIVE, SamplerName
 from ddpm.diffusion import Clip, Diffusion, Net
 from ddpm.samplers.ancestral import ancestral
 from ddpm.samplers.ddim import ddim
@@ -59,7 +59,7 @@ def by_name(
     """
     if name not in EFFECTIVE:
         raise ValueError(f"unknown sampler {name!r}; expected {', '.join(EFFECTIVE)}")
-    given = {key for key, value in zip(PARTICULAR, (eta, order, churn), strict=True) if value is not None}
+    given = {key for key, value in {"eta": eta, "order": order, "churn": churn}.items() if value is not None}
     if idle := sorted(given - set(EFFECTIVE[name])):
         raise ValueError(f"{idle[0]} has no effect on the sampler {name!r}")
     match name:
