@@ -11,10 +11,23 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ddpm.commands import benchmark, config, edit, evaluate, extractor, info, inpaint, interpolate, paper, sample, train
+from ddpm.commands import (
+    benchmark,
+    config,
+    edit,
+    evaluate,
+    extractor,
+    info,
+    inpaint,
+    interpolate,
+    paper,
+    pretrained,
+    sample,
+    train,
+)
 from ddpm.errors import DDPMError
 
-COMMANDS = (train, sample, evaluate, extractor, config, info, paper, benchmark, interpolate, inpaint, edit)
+COMMANDS = (train, sample, evaluate, extractor, config, info, pretrained, paper, benchmark, interpolate, inpaint, edit)
 
 EXIT_CODES = """exit codes: 0 done; 1 failed, with the reason; 2 wrong usage or configuration;
 130 or 143 interrupted, after saving"""

@@ -27,6 +27,7 @@ from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
 from ddpm.ops.select import choose_kernels
 from ddpm.progress import progress_bar, say
+from ddpm.shipped import name_of
 from ddpm.tracking import Tracker
 from ddpm.training_loop import Step, TrainingState
 
@@ -77,7 +78,12 @@ def sample_folder_of(checkpoint_path: Path) -> Path:
 
 
 def folder_beside(checkpoint_path: Path, kind: str) -> Path:
-    """Where things of a kind that are made from a checkpoint go: `<kind>/<run>` beside its run folder."""
+    """Where things of a kind that are made from a checkpoint go: `<kind>/<run>` beside its run folder.
+
+    For a model that comes with the package: `output/pretrained/<kind>/<name>`.
+    """
+    if (name := name_of(checkpoint_path)) is not None:  # beside it lies the package
+        return Path("output") / "pretrained" / kind / name
     run = checkpoint_path.resolve().parent
     return _shortest(run.parent / kind / run.name)
 
