@@ -31,7 +31,20 @@ FLOORS = [
     {"losses", "samplers", "likelihood"},
     {"data", "config", "checkpoint", "model_file", "distributed", "interop"},
     {"training_loop", "classes", "generate", "shipped", "edits", "cost", "speed", "evaluate", "paper"},
-    {"run", "memory", "tracking", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {
+        "run",
+        "previews",
+        "monitors",
+        "memory",
+        "tracking",
+        "commands",
+        "cli",
+        "lesson",
+        "demo",
+        "app",
+        "__init__",
+        "__main__",
+    },
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

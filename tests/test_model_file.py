@@ -93,11 +93,16 @@ def test_a_crop_comes_back(trained: Path, tmp_path: Path) -> None:
 
 def test_other_makers_may_leave_out_the_data(trained: Path, tmp_path: Path) -> None:
     saved, path = checkpoint.load(trained), tmp_path / "other.safetensors"
-    metadata = {"format": "ddpm", "config": saved.config.model_dump_json(), "step": "20"}
+    metadata = {"format": "ddpm-weights", "config": saved.config.model_dump_json(), "step": "20"}
     save_file({name: value.contiguous() for name, value in saved.ema.items()}, path, metadata)
     model = load(path, device="cpu")
     assert model.data.class_names == tuple("0123456789")
     assert np.array_equal(sample(model, 3, classes="7"), sample(load(trained, device="cpu"), 3, classes="7"))
+    save_file({name: value.contiguous() for name, value in saved.network.items()}, path, metadata | {"weights": "raw"})
+    with pytest.raises(UsageError, match="holds the raw weights alone"):  # not taken for the average
+        load(path)
+    raw = load(trained, device="cpu", weights="raw")
+    assert np.array_equal(sample(load(path, device="cpu", weights="raw"), 2), sample(raw, 2))
 
 
 def test_what_is_no_such_file_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_what_is_no_such_file_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not fit the network: conv_out\.bias: absent"):
         load(path)
     model_file.write(path, model_file.from_checkpoint(saved, storage="float16"))
-    with pytest.raises(UsageError, match="holds the EMA weights alone"):
+    with pytest.raises(UsageError, match="holds the ema weights alone"):
         load(path, weights="raw")
 
 

@@ -223,6 +223,8 @@ class TrainingSection(Section):
     """Steps between preview grids and validation losses (default: `save_every`)."""
     preview_samples: PositiveInt = 16
     """Images in a preview grid."""
+    preview_measured: Natural = 64
+    """Samples that a preview's figures are measured on; 0: none are."""
     preview_steps: PositiveInt = 50
     """Sampling steps of a preview."""
     init_from: str | None = None

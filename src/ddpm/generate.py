@@ -82,9 +82,11 @@ def load(
         raise UsageError(f"weights: {weights!r}: expected ema or raw")
     saved: checkpoint.Checkpoint | ModelFile
     if is_model_file(path):
-        if weights != "ema":
-            raise UsageError(f"weights: {weights}: {path} holds the EMA weights alone. Leave it out")
         saved = model_file.read(path)
+        if weights != saved.kind:
+            raise UsageError(
+                f"weights: {weights}: {path} holds the {saved.kind} weights alone; say --weights {saved.kind}"
+            )
         values = saved.weights
     else:
         saved = checkpoint.load(path)

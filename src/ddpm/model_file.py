@@ -24,6 +24,8 @@ from ddpm.images import Crop
 
 SUFFIX = ".safetensors"
 FORMAT = "ddpm"
+READ = (FORMAT, "ddpm-weights")
+"""Format marks of files that are read: this module's, and `ddpm export`'s."""
 
 Storage = Literal["float32", "float16", "bfloat16"]
 """What weights are stored in: 2.6 million of them take 10 MB, or 5 in one of the others."""
@@ -42,6 +44,8 @@ class ModelFile:
     storage: str
     """What they are stored in."""
     card: str
+    kind: str = "ema"
+    """Which weights they are: ema or raw."""
 
 
 def is_model_file(path: Path) -> bool:
@@ -105,7 +109,7 @@ def read(path: Path) -> ModelFile:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as a safetensors file: {str(error).splitlines()[0]}") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in READ:
         raise CheckpointError(
             f"{path}: is not a model of ddpm (its metadata say format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
@@ -117,7 +121,9 @@ def read(path: Path) -> ModelFile:
         raise CheckpointError(f"{path}: its metadata lack or misstate {error}") from error
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in stored.values()})
     weights = {name: value.float() for name, value in stored.items()}
-    return ModelFile(config, data, step, weights, ", ".join(kinds), metadata.get("card", ""))
+    return ModelFile(
+        config, data, step, weights, ", ".join(kinds), metadata.get("card", ""), metadata.get("weights", "ema")
+    )
 
 
 def _data_facts(text: str | None, config: Config) -> DataFacts:

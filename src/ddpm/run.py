@@ -8,24 +8,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ddpm import checkpoint, data, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
-from ddpm.classes import condition, page
+from ddpm.classes import page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
-from ddpm.device import autocast, choose_device, describe, is_out_of_memory
+from ddpm.device import choose_device, describe, is_out_of_memory
 from ddpm.errors import ConfigError, DDPMError, DivergedError
 from ddpm.files import numbered, write_text
-from ddpm.generate import draw
-from ddpm.images import save_png, to_arrays
+from ddpm.images import save_png
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
+from ddpm.monitors import Monitors
 from ddpm.ops.select import choose_kernels
+from ddpm.previews import Previews
 from ddpm.progress import progress_bar, say
 from ddpm.shipped import name_of
 from ddpm.tracking import Tracker
@@ -43,6 +44,7 @@ MAY_CHANGE = frozenset(
         "training.keep_last",
         "training.preview_every",
         "training.preview_samples",
+        "training.preview_measured",
         "training.preview_steps",
     }
 )
@@ -174,6 +176,10 @@ class _Run:
         self._say(f"finished   {self.saved}")
         return Finished(self.folder, self.saved, state.step)
 
+    @cached_property
+    def previews(self) -> Previews:
+        return Previews(self.config, self.images)
+
     def _start(self, resume_from: Path | None) -> TrainingState:
         """The state to go on from: a given checkpoint, the folder's latest, or step 0."""
         known = checkpoint.all_in(self.folder)
@@ -209,6 +215,7 @@ class _Run:
     def _loop(self, state: TrainingState, tracker: Tracker, stop: Stop) -> None:
         training = self.config.training
         preview_every = training.preview_every or training.save_every
+        monitors = Monitors(state, self.total)
         began, images_since = time.perf_counter(), 0
         with progress_bar("training", self.total, "step", show=self.progress, done=state.step) as bar:
             for step in training_loop.training_steps(self.config, state, self.images):
@@ -227,7 +234,7 @@ class _Run:
                     tracker.row(step.step, row)
                     began, images_since = time.perf_counter(), 0
                 if step.step % preview_every == 0 or last:
-                    self._preview(state, tracker)
+                    self._preview(state, tracker, monitors)
                 if step.step % training.save_every == 0 or last or stop.signum:
                     self._check_finite(step)
                     self._save(state)
@@ -261,11 +268,16 @@ class _Run:
             self.saved,
         )
 
-    def _preview(self, state: TrainingState, tracker: Tracker) -> None:
+    def _preview(self, state: TrainingState, tracker: Tracker, monitors: Monitors) -> None:
         numbers = range(self.config.training.preview_samples)
-        array = page(preview(self.config, state, self.facts), numbers, self.config, self.config.sampling)
+        look = self.previews.look(state)
+        array = page(look.images, numbers, self.config, self.config.sampling)
         save_png(self.folder / "samples" / f"step-{state.step}.png", array)
         tracker.picture(state.step, "preview", array)
+        if look.figures:
+            tracker.row(state.step, look.figures)
+        for line in monitors.warnings(state, look.pixels, self.previews.data):
+            say(f"warning    {line}")
         if self.held_out is not None:
             loss = training_loop.validation_loss(self.config, state, self.held_out)
             tracker.row(state.step, {"validation_loss": loss})
@@ -314,21 +326,6 @@ class _Run:
 
 def _with_training(config: Config, **changes: Any) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
-
-
-@torch.no_grad()
-def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
-    """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
-    diffusion, numbers = training_loop.build_diffusion(config), range(config.training.preview_samples)
-    net = condition(state.ema, config, numbers, config.sampling, state.device)
-    if diffusion.variance != "learned_range":
-        # With few steps beta leaves visible noise, and a variance learned for t -> t-1 says nothing of them.
-        diffusion, net = diffusion.with_posterior_variance(net)
-    steps = min(config.training.preview_steps, diffusion.schedule.T)
-    settings = config.sampling.model_copy(update={"steps": steps})
-    with autocast(state.precision, state.device):
-        *_, last = draw(diffusion, net, config, numbers, settings, state.device)
-    return to_arrays(last.x, facts.crop)
 
 
 @contextmanager

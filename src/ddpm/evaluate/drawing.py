@@ -37,8 +37,8 @@ def class_sequence(labels: np.ndarray | None, count: int) -> tuple[int, ...]:
     """The classes of samples 0..count-1 of a model with classes, in the shares that they have in `labels`.
 
     The multiples of the golden ratio fill [0, 1) evenly, whatever their number; each falls into the interval of a
-    class, which is as long as its share. So sample i's class depends on i and the data alone, and of any first n samples
-    each class has its share, to within two images or so.
+    class, which is as long as its share. So sample i's class depends on i and the data alone, and of any first n
+    samples each class has its share, to within two images or so.
     """
     assert labels is not None, "a model with classes was trained on labelled images"
     counts = np.bincount(labels)

@@ -20,7 +20,7 @@ from ddpm.generate import Model
 from ddpm.images import unpacked
 from ddpm.progress import progress_bar
 
-FORMAT = 1
+FORMAT = 2
 """Of the cached files; part of every key."""
 
 
