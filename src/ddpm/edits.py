@@ -138,7 +138,8 @@ def editor(model: Model, pictures: Sequence[Given], *, steps: int | None = None,
     """An editor for these pictures.
 
     Args:
-        changes: settings that differ from the checkpoint's: seed, batch_size, classes (None: without a class).
+        changes: settings that differ from the checkpoint's: seed, batch_size, classes (None: without a class),
+            guidance.
 
     Raises UsageError for an impossible setting.
     """

@@ -14,6 +14,7 @@ from ddpm.errors import UsageError
 
 if TYPE_CHECKING:
     from ddpm.evaluate.nll import Likelihood
+    from ddpm.evaluate.report import Bound, Samples
     from ddpm.generate import Model
 
 
@@ -61,6 +62,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--seed", type=natural, default=0, metavar="S", help="of all noise (default 0)")
     evaluate.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="default: evaluate/<run> beside the run's folder")
+    evaluate.add_argument("--report", type=Path, metavar="FILE", help="one HTML page of all of it, to pass on")
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_device(evaluate)
     evaluate.set_defaults(command=_run)
@@ -81,13 +83,35 @@ def _run(options: argparse.Namespace) -> None:
     if not options.json:
         device = describe(model.device)
         print(f"model      {options.checkpoint}: step {model.step:,}, {model.weights} weights, on {device}")
-    figures = {}
+    figures: dict[str, Any] = {}
+    samples = bound = None
     if options.samples or options.samples_from:
-        figures["samples"] = _samples(model, options)
+        figures["samples"], samples = _samples(model, options)
     if options.nll:
-        figures["nll"] = _nll(model, options)
+        figures["nll"], bound = _nll(model, options)
+    if options.report:
+        _report(model, options, samples, bound)
+        figures["report"] = str(options.report)
     if options.json:
         print(json.dumps(figures))
+
+
+def _report(model: Model, options: argparse.Namespace, samples: Samples | None, bound: Bound | None) -> None:
+    from ddpm.evaluate.report import page, rows_of_run
+    from ddpm.files import write_text
+
+    name = options.pretrained or options.checkpoint.resolve().parent.name
+    text = page(
+        title=f"{name}, step {model.step:,}",
+        model=f"{options.pretrained or options.checkpoint}: {model.weights} weights (SHA-256 {model.sha256[:12]}), "
+        f"trained on {model.data.count:,} images of {model.config.data.source}",
+        samples=samples,
+        bound=bound,
+        run=[] if options.pretrained else rows_of_run(options.checkpoint.resolve().parent),
+    )
+    write_text(options.report, text)
+    if not options.json:
+        print(f"written    {options.report}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -109,13 +133,14 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name}: has no effect without {needed}; leave it out or add that")
 
 
-def _samples(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+def _samples(model: Model, options: argparse.Namespace) -> tuple[dict[str, Any], Samples]:
     from ddpm.evaluate import drawing
     from ddpm.evaluate.evaluation import evaluate_samples
     from ddpm.evaluate.extractor import load_extractor
     from ddpm.evaluate.inception import load_inception
     from ddpm.evaluate.provenance import provenance
     from ddpm.evaluate.reference import sides
+    from ddpm.evaluate.report import Samples
     from ddpm.evaluate.summary import summary
     from ddpm.files import write_json
     from ddpm.generate import sampling_settings
@@ -161,11 +186,12 @@ def _samples(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     if not quiet:
         print(summary(found, origin, force=options.force))
         print(f"written    {path}")
-    return {**figures, "files": [str(path)]}
+    return {**figures, "files": [str(path)]}, Samples(samples, found, origin, options.force)
 
 
-def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _nll(model: Any, options: argparse.Namespace) -> tuple[dict[str, Any], Bound]:
     from ddpm.evaluate import nll
+    from ddpm.evaluate.report import Bound
     from ddpm.likelihood import strata
     from ddpm.run import folder_beside
 
@@ -215,7 +241,7 @@ def _nll(model: Any, options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(_table(result, crop and f"{crop.height}x{crop.width}", f"{height}x{width}"))
         print(f"written    {', '.join(map(str, paths))}")
-    return facts | result.numbers() | {"files": [str(path) for path in paths]}
+    return facts | result.numbers() | {"files": [str(path) for path in paths]}, Bound(result, facts)
 
 
 def _table(result: Likelihood, picture: str | None, frame: str) -> str:

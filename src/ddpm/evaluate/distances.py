@@ -157,7 +157,9 @@ def classes(probabilities: np.ndarray) -> Classes:
     """The class histogram of probabilities (N, K), its entropy, and the mean confidence."""
     counts = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
     shares = counts[counts > 0] / counts.sum()
-    return Classes(tuple(counts.tolist()), float(-(shares * np.log2(shares)).sum()), float(probabilities.max(1).mean()))
+    return Classes(
+        tuple(counts.tolist()), float((shares * np.log2(1 / shares)).sum()), float(probabilities.max(1).mean())
+    )
 
 
 class Drift(NamedTuple):
