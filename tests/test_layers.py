@@ -30,9 +30,24 @@ FLOORS = [
     },
     {"conditioning", "diffusion", "unet", "ema", "timesteps", "faults"},
     {"losses", "samplers", "likelihood"},
-    {"data", "config", "checkpoint", "manifest", "distributed", "sharding", "interop"},
-    {"training_loop", "classes", "generate", "edits", "cost", "speed", "evaluate", "paper", "play"},
-    {"run", "kept", "memory", "tracking", "trackers", "commands", "cli", "lesson", "demo", "app", "__init__", "__main__"},
+    {"data", "config", "checkpoint", "manifest", "model_file", "distributed", "sharding", "interop"},
+    {"training_loop", "classes", "generate", "shipped", "edits", "cost", "speed", "evaluate", "paper", "play"},
+    {
+        "run",
+        "kept",
+        "previews",
+        "monitors",
+        "memory",
+        "tracking",
+        "trackers",
+        "commands",
+        "cli",
+        "lesson",
+        "demo",
+        "app",
+        "__init__",
+        "__main__",
+    },
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

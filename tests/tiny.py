@@ -24,6 +24,7 @@ TINY = {
         "log_every": 2,
         "save_every": 3,
         "preview_samples": 4,
+        "preview_measured": 8,
         "preview_steps": 3,
         "precision": "float32",
     },

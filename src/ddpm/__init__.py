@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ddpm.schedule import make_schedule as make_schedule
     from ddpm.schedule import sampling_steps as sampling_steps
     from ddpm.schedule import spaced_steps as spaced_steps
+    from ddpm.shipped import pretrained as pretrained
     from ddpm.training_loop import TrainingState as TrainingState
     from ddpm.training_loop import training_steps as training_steps
     from ddpm.unet import UNet as UNet
@@ -75,6 +76,7 @@ _HOME = {
     "make_schedule": "schedule",
     "sampling_steps": "schedule",
     "spaced_steps": "schedule",
+    "pretrained": "shipped",
     "TrainingState": "training_loop",
     "training_steps": "training_loop",
     "UNet": "unet",

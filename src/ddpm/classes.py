@@ -14,22 +14,23 @@ from ddpm.config import Config, SamplingSection
 from ddpm.diffusion import Net
 from ddpm.errors import UsageError
 from ddpm.images import PAPER, grid
+from ddpm.noise import Purpose, rng
 from ddpm.samplers import Guided
 
 GRID_LIMIT = 64
 """Pictures in grid.png."""
 
 
-def class_numbers(classes: Any, names: tuple[str, ...]) -> tuple[int, ...] | Literal["all", "none"]:
-    """The numbers of classes given as "all", "none", a name, a number, or a list of names and numbers (None: all).
+def class_numbers(classes: Any, names: tuple[str, ...]) -> tuple[int, ...] | Literal["all", "random", "none"]:
+    """The numbers of classes given as "all", "random", "none", a name, a number, or a list of names and numbers.
 
-    A text with commas that is no name is a list. Raises UsageError naming what is no class.
+    None is all. A text with commas that is no name is a list. Raises UsageError naming what is no class.
 
     Args:
         names: of the model's classes, in order.
     """
     count = len(names)
-    if classes in (None, "all", "none"):
+    if classes in (None, "all", "random", "none"):
         return classes or "all"
     if isinstance(classes, str) and classes not in names:
         classes = [part.strip() for part in classes.split(",")]
@@ -43,10 +44,10 @@ def class_numbers(classes: Any, names: tuple[str, ...]) -> tuple[int, ...] | Lit
             shown = ", ".join(f"{i} {name}" if str(i) != name else name for i, name in enumerate(names[:20]))
             more = ", ..." if count > 20 else ""
             raise UsageError(
-                f"classes: {each!r} is no class of this model. It has {count}: {shown}{more}; or all, none"
+                f"classes: {each!r} is no class of this model. It has {count}: {shown}{more}; or all, random, none"
             )
     if not numbers:
-        raise UsageError("classes: an empty list; expected names or numbers, all or none")
+        raise UsageError("classes: an empty list; expected names or numbers, all, random or none")
     return tuple(numbers)
 
 
@@ -55,6 +56,8 @@ def labels_of(config: Config, indices: Sequence[int], settings: SamplingSection)
     count, classes = config.network.classes, settings.classes
     if count is None or classes == "none":
         return None
+    if classes == "random":
+        return [int(rng(settings.seed, Purpose.CLASS, i).integers(count)) for i in indices]
     turn = classes if isinstance(classes, tuple) else range(count)
     return [turn[i % len(turn)] for i in indices]
 

@@ -27,6 +27,7 @@ from ddpm.commands import (
     inpaint,
     interpolate,
     paper,
+    pretrained,
     sample,
     train,
 )
@@ -40,6 +41,7 @@ COMMANDS = (
     extractor,
     config,
     info,
+    pretrained,
     paper,
     benchmark,
     interpolate,

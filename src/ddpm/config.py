@@ -246,6 +246,8 @@ class TrainingSection(Section):
     """Steps between preview grids and validation losses (default: `save_every`)."""
     preview_samples: PositiveInt = 16
     """Images in a preview grid."""
+    preview_measured: Natural = 64
+    """Samples that a preview's figures are measured on; 0: none are."""
     preview_steps: PositiveInt = 50
     """Sampling steps of a preview."""
     trackers: Annotated[tuple[TrackerName, ...], _tuple] = ()
@@ -275,6 +277,8 @@ class TrainingSection(Section):
         return self
 
 
+ClassesWord = Literal["all", "random", "none"]
+"""What may stand in the place of class numbers."""
 ABOUT_CLASSES = ("classes", "guidance", "guidance_interval")
 """Settings of sampling that belong to class-conditional networks."""
 
@@ -301,9 +305,9 @@ class SamplingSection(Section):
     scaled to 1 (dynamic)."""
     clip_quantile: Annotated[float, Field(gt=0, le=1)] | None = None
     """The quantile of clip: dynamic (empty: 0.995)."""
-    classes: Annotated[tuple[Natural, ...], _tuple, Field(min_length=1)] | Literal["all", "none"] | None = None
+    classes: Annotated[tuple[Natural, ...], _tuple, Field(min_length=1)] | ClassesWord | None = None
     """Classes that the images have in turn, by number: image i has the class i mod their number. Empty or all: every
-    class in turn; none: drawn unconditionally."""
+    class in turn; random: each image's is drawn from the seed; none: drawn unconditionally."""
     guidance: Annotated[float, Field(gt=0)] | None = None
     """Scale of classifier-free guidance: 1 (empty) is off, more is truer to the class and less varied."""
     guidance_interval: Annotated[tuple[Fraction, Fraction], _tuple] | None = None
@@ -507,6 +511,13 @@ def load_config_with_origins(path: str | Path, overrides: Sequence[str] = ()) ->
     """`load_config` that also says where each setting came from."""
     file = find_config(path)
     values, origins = _read_yaml(file)
+    origins |= override_values(values, overrides)
+    return LoadedConfig(parse_config(values, source=str(file), origins=origins), file, origins)
+
+
+def override_values(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Apply "section.key=value" to plain values, in place; returns the origin of each key. Raises ConfigError."""
+    origins = {}
     for override in overrides:
         key, value = parse_override(override)
         section, _, name = key.partition(".")
@@ -514,7 +525,7 @@ def load_config_with_origins(path: str | Path, overrides: Sequence[str] = ()) ->
             values[section] = {}
         values[section][name] = value
         origins[key] = f"--set {override}"
-    return LoadedConfig(parse_config(values, source=str(file), origins=origins), file, origins)
+    return origins
 
 
 def parse_config(values: Mapping[str, Any], *, source: str, origins: Mapping[str, str] | None = None) -> Config:

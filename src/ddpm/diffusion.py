@@ -83,6 +83,14 @@ class Diffusion:
             return fixed, net
         return fixed, lambda x_t, t: net(x_t, t).chunk(2, 1)[0]
 
+    def for_steps(self, count: int) -> Diffusion:
+        """The process for a chain of `count` steps: over long ones beta leaves visible noise, the posterior's does not.
+
+        A learned variance stays as it is.
+        """
+        respaced = count < self.schedule.T
+        return replace(self, variance="fixed_small") if respaced and self.variance == "fixed_large" else self
+
     def q_sample(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps  (Equation 4)."""
         a_t = self.schedule.at(t, x0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,10 +65,8 @@ class Editor:
 
     @property
     def diffusion(self) -> Diffusion:
-        """The model's process, its variance made fit for the steps: over long ones beta leaves visible noise."""
-        own = self.model.diffusion
-        respaced = len(self.steps) < self.T
-        return replace(own, variance="fixed_small") if respaced and own.variance == "fixed_large" else own
+        """The model's process, its variance made fit for the steps."""
+        return self.model.diffusion.for_steps(len(self.steps))
 
     def network(self, numbers: Sequence[int]) -> Net:
         """What is called for the results of these numbers."""
@@ -140,7 +138,8 @@ def editor(model: Model, pictures: Sequence[Given], *, steps: int | None = None,
     """An editor for these pictures.
 
     Args:
-        changes: settings that differ from the checkpoint's: seed, batch_size, classes (None: without a class).
+        changes: settings that differ from the checkpoint's: seed, batch_size, classes (None: without a class),
+            guidance.
 
     Raises UsageError for an impossible setting.
     """

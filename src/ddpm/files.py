@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ddpm.errors import WriteError
+from ddpm.errors import DDPMError, UsageError, WriteError
 
 
 @contextmanager
@@ -68,6 +68,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def claim(note: Path, identity: dict[str, Any], *, holds: str) -> None:
+    """Write a folder's note of what is in it, or check that it holds the same.
+
+    Args:
+        note: the file.
+        holds: what the folder has where the note says something else, as the message says it.
+
+    Raises UsageError with what differs.
+    """
+    found = noted(note)
+    if found is None:
+        write_json(note, identity)
+    elif found != identity:
+        changed = [f"{k}: {found.get(k)} -> {v}" for k, v in identity.items() if found.get(k) != v]
+        raise UsageError(
+            f"{note.parent}: holds {holds} ({'; '.join(changed)}). Choose another folder with --out, or remove that one"
+        )
+
+
+def noted(note: Path) -> dict[str, Any] | None:
+    """What a folder's note says; None if there is none. Raises DDPMError if it is damaged."""
+    try:
+        return dict(json.loads(note.read_text())) if note.exists() else None
+    except (ValueError, TypeError) as error:
+        raise DDPMError(f"{note}: is damaged; remove the folder or choose another with --out") from error
 
 
 def numbered(folder: Path) -> Iterator[Path]:

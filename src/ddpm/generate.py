@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm import checkpoint, samplers
+from ddpm import checkpoint, files, model_file, samplers
 from ddpm.checkpoint import DataFacts
 from ddpm.choices import EFFECTIVE, PARTICULAR
 from ddpm.classes import class_numbers, condition, grid_count, page
@@ -23,10 +22,11 @@ from ddpm.config import ABOUT_CLASSES, Config, SamplingSection
 from ddpm.device import Precision, autocast, batch_fits, choose_device, choose_precision
 from ddpm.diffusion import Clip, Diffusion, Dynamic, Net
 from ddpm.distributed import collected, wait_for_all, world
-from ddpm.errors import DDPMError, UsageError
+from ddpm.errors import UsageError
 from ddpm.files import atomic_write, numbered, write_json
 from ddpm.images import grid, read_png, save_gif, save_png, to_arrays
 from ddpm.interop.steps import diffusers_ddim_steps, diffusers_states, diffusers_steps
+from ddpm.model_file import ModelFile, is_model_file
 from ddpm.noise import ImageNoise
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.progress import progress_bar
@@ -67,23 +67,35 @@ def load(
     precision: Literal["auto"] | Precision = "auto",
     device: torch.device | str | None = None,
 ) -> Model:
-    """Load a checkpoint for sampling.
+    """Load a checkpoint, or a file of weights alone (`model_file`), for sampling.
 
     Args:
+        path: a checkpoint, or a .safetensors file, which has EMA weights alone.
         weights: the moving average ("ema", what samples are usually drawn with) or the "raw" weights.
         precision: what the network computes in; "auto" chooses (see `device.choose_precision`).
         device: where to put it; None chooses (see `device.choose_device`).
 
     Raises:
         CheckpointError: no such file, damaged, or not a checkpoint.
+        UsageError: raw weights of a file that has none.
     """
     path = Path(path)
     if weights not in ("ema", "raw"):
         raise UsageError(f"weights: {weights!r}: expected ema or raw")
-    saved = checkpoint.load(path)
+    saved: checkpoint.Checkpoint | ModelFile
+    if is_model_file(path):
+        saved = model_file.read(path)
+        if weights != saved.kind:
+            raise UsageError(
+                f"weights: {weights}: {path} holds the {saved.kind} weights alone; say --weights {saved.kind}"
+            )
+        values = saved.weights
+    else:
+        saved = checkpoint.load(path)
+        values = saved.ema if weights == "ema" else saved.network
     chosen = choose_device(device)
     network = build_network(saved.config)
-    load_weights(network, saved.ema if weights == "ema" else saved.network, str(path))
+    load_weights(network, values, str(path))
     computing = choose_precision(precision, chosen)
     return Model(
         config=saved.config,
@@ -241,7 +253,7 @@ def sample(model: Model, count: int = 16, *, start: int = 0, progress: bool = Fa
         changes: settings that differ from the checkpoint's (see `config.SamplingSection`): sampler, steps,
             spacing, eta, order, churn, clip, clip_quantile, classes, guidance, guidance_interval, seed, batch_size.
             Image i has the class i mod the number of `classes`, for example 3, "cat", [0, 1], "all" (as when left
-            out) or "none".
+            out), "random" or "none".
         progress: show a bar.
 
     Returns:
@@ -328,26 +340,15 @@ def identity_of(model: Model, settings: SamplingSection) -> dict[str, Any]:
 
 def _settings_of(folder: Path) -> dict[str, Any] | None:
     """The settings of the set that a folder holds; None if it has no picture yet."""
-    path = folder / "settings.json"
-    if not any(folder.glob("[0-9]*.png")):
-        return None
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else None
-    except (ValueError, TypeError) as error:
-        raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
+    return files.noted(folder / "settings.json") if any(folder.glob("[0-9]*.png")) else None
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
     """Write settings.json into `folder`. Raises UsageError if it holds pictures made with other settings."""
-    found = _settings_of(folder)
-    if found is None:
+    if _settings_of(folder) is None:
         write_json(folder / "settings.json", identity)
-    elif found != identity:
-        changed = [f"{k}: {found.get(k)} -> {identity.get(k)}" for k in identity if found.get(k) != identity.get(k)]
-        raise UsageError(
-            f"{folder}: holds samples made with other settings ({'; '.join(changed)}). "
-            "Choose another folder with --out, or remove that one"
-        )
+    else:
+        files.claim(folder / "settings.json", identity, holds="samples made with other settings")
 
 
 def _png(folder: Path, index: int) -> Path:

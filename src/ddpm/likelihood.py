@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm.diffusion import Clip, Diffusion, Net
 from ddpm.gaussian import DecoderForm, Gaussian
-from ddpm.losses import bound_term
+from ddpm.losses import bound_term, mean_square
 from ddpm.samplers import Noise
 from ddpm.schedule import Pair, Time
 
@@ -90,7 +90,8 @@ def term_at(
     x_t = diffusion.q_sample(x0, t, eps)
     bits, estimate = bound_term(diffusion, net, x0, x_t, t, s, clip=clip, floor_log_var=floor_log_var, decoder=decoder)
     noise_error = diffusion.eps_of(estimate, x_t, t) - eps
-    return Term(bits.cpu().double(), _mean_square(estimate - x0), _mean_square(noise_error))
+    values = (bits, mean_square(estimate - x0), mean_square(noise_error))
+    return Term(*(value.cpu().double() for value in values))  # not all devices have float64
 
 
 def bound_terms(
@@ -156,7 +157,3 @@ def isolate(parts: Iterable[range], times: Iterable[int]) -> list[range]:
 def rmse_of_levels(mse: Tensor) -> Tensor:
     """A mean squared error in units of [-1, 1] as a root-mean-square error on the scale 0..255."""
     return mse.sqrt() * 127.5
-
-
-def _mean_square(error: Tensor) -> Tensor:
-    return error.square().flatten(1).mean(1).cpu().double()  # not all devices have float64

@@ -36,7 +36,7 @@ class Objective:
             return bound(diffusion, net, x0, t, eps, decoder=self.decoder)
         x_t = diffusion.q_sample(x0, t, eps)
         out, spread = diffusion.ask(net, x_t, t)
-        loss = _mean(out - diffusion.target(x0, eps, x_t, t))
+        loss = mean_square(out - diffusion.target(x0, eps, x_t, t))
         if self.min_snr_gamma is not None:
             loss = diffusion.min_snr_weight(t, self.min_snr_gamma, loss) * loss
         if self.loss == "simple":
@@ -60,7 +60,7 @@ def simple(diffusion: Diffusion, net: Net, x0: Tensor, t: Tensor, eps: Tensor) -
     """
     x_t = diffusion.q_sample(x0, t, eps)
     out, _ = diffusion.ask(net, x_t, t)
-    return _mean(out - diffusion.target(x0, eps, x_t, t))
+    return mean_square(out - diffusion.target(x0, eps, x_t, t))
 
 
 def bound(
@@ -78,7 +78,8 @@ def _training_term(diffusion: Diffusion, net: Net, x0: Tensor, x_t: Tensor, t: T
     return bound_term(diffusion, net, x0, x_t, t, t - 1, clip=False, floor_log_var=floor, decoder=decoder).bits
 
 
-def _mean(error: Tensor) -> Tensor:
+def mean_square(error: Tensor) -> Tensor:
+    """(B, ...) -> (B,), over all dimensions of an image."""
     return error.square().flatten(1).mean(1)
 
 

@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     LIKELIHOOD_TIME = 21
     SUBSET = 22
     LABEL = 30
+    CLASS = 31
 
 
 def _key(seed: int, purpose: Purpose, indices: Sequence[int]) -> np.random.SeedSequence:

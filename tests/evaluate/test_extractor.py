@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ddpm import data
 from ddpm.cli import main
@@ -15,8 +16,10 @@ from ddpm.config import DataSection
 from ddpm.data import ImageSet
 from ddpm.errors import DDPMError
 from ddpm.evaluate import extractor, extractor_training
-from ddpm.evaluate.extractor import SHA256, load_extractor, shipped, transform
+from ddpm.evaluate.extractor import SHA256, DigitNet, load_extractor, shipped, transform, weights_sha256
 from ddpm.images import unpacked
+
+WEIGHTS = "1ecfc0079c315a49e34ee6c5f16894bdfc0cd8a20fb424f2af6889476f189829"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,28 @@ def test_the_shipped_weights_are_small_and_the_named_ones() -> None:
     made = load_extractor(device="cpu")
     assert made.sha256 == SHA256
     assert (made.name, made.network.features.out_features) == ("digits", 64)
+    # What is said of the weights may change, and with it the file's hash; the weights are those of the first version.
+    assert weights_sha256(made.network.state_dict()) == WEIGHTS
+    other = {name: value.clone() for name, value in made.network.state_dict().items()}
+    other["logits.bias"][3] += 1e-6
+    assert weights_sha256(other) != WEIGHTS
+
+
+def test_the_file_says_how_it_was_made_and_how_good_it_is(
+    capsys: pytest.CaptureFixture[str], test_digits: ImageSet
+) -> None:
+    assert main(["extractor", "info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["sha256"] == SHA256
+    assert facts["weights_sha256"] == WEIGHTS
+    assert (facts["epochs"], facts["seed"], facts["parameters"]) == (4, 0, 271_098)
+    assert "60,000 training images" in facts["recipe"]
+    assert facts["test_accuracy"] >= 0.99
+    network = DigitNet()
+    network.load_state_dict(load_file(shipped()))
+    assert extractor_training.accuracy_on(test_digits, network) == pytest.approx(facts["test_accuracy"])
+    assert main(["extractor", "info"]) == 0
+    assert "test_accuracy" in capsys.readouterr().out
 
 
 def test_it_reads_digits_and_is_not_sure_of_noise(test_digits: ImageSet) -> None:
@@ -103,6 +128,7 @@ def test_training_is_a_function_of_its_seed(
     assert main(["extractor", "info", str(tmp_path / "c"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["epochs"], facts["seed"], facts["parameters"]) == (3, 1, 271_098)
+    assert 0.5 < facts["test_accuracy"] < 0.99
     reader = load_extractor(tmp_path / "a", device="cpu")
     images = few(str(shared_data / "mnist"), "train")
     named = reader(unpacked(images.images)).probabilities.argmax(1)

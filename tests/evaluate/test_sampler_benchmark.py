@@ -70,7 +70,7 @@ def test_the_command_goes_on_where_it_stopped(
     kept = {path: path.read_bytes() for path in (out / "cells").iterdir()}
     cell.unlink()
     drawn = []
-    real = sampler_benchmark.sample
+    real = sampler_benchmark.draw_samples
     monkeypatch.setattr(sampler_benchmark, "sample", lambda *a, **k: drawn.append(k["sampler"]) or real(*a, **k))
     assert main(command) == 0
     assert drawn == ["ddim"]

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command's `add` adds its parser to."""
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """CHECKPOINT or --pretrained NAME; `model_path` says which file that is."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("checkpoint", type=Path, nargs="?", metavar="CHECKPOINT")
+    model.add_argument("--pretrained", metavar="NAME", help="or a model that comes with ddpm (ddpm pretrained list)")
+
+
+def model_path(options: argparse.Namespace) -> Path:
+    """The file of the model that was asked for."""
+    if options.pretrained is None:
+        return options.checkpoint  # type: ignore[no-any-return]
+    from ddpm.shipped import path_of
+
+    return path_of(options.pretrained)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

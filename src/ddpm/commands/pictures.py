@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddpm.commands.arguments import add_device, add_precision, natural, positive
+from ddpm.commands.arguments import above_zero, add_device, add_precision, natural, positive
 
 if TYPE_CHECKING:
     from ddpm.data.given import Given
@@ -39,6 +39,7 @@ def add_shared(parser: argparse.ArgumentParser, command: str, *, samples: int, e
     )
     parser.add_argument("--seed", type=natural, metavar="S", help="result I depends on S, I and the picture alone")
     parser.add_argument("--class", dest="classes", metavar="C", help="of results, in turn (default: without a class)")
+    parser.add_argument("--guidance", type=above_zero, metavar="G", help="towards the class: 1 is off (default)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="moving average or raw (default ema)")
     parser.add_argument("--batch-size", type=positive, metavar="B", help="images at a time; changes no image")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {command}/<run> beside the run's folder")
@@ -75,7 +76,13 @@ def open_editor(options: argparse.Namespace, model: Model, pictures: Sequence[Gi
     from ddpm import edits
 
     return edits.editor(
-        model, pictures, steps=steps, seed=options.seed, batch_size=options.batch_size, classes=options.classes
+        model,
+        pictures,
+        steps=steps,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        classes=options.classes,
+        guidance=options.guidance,
     )
 
 

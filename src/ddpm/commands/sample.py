@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm.choices import SamplerName, Spacing
-from ddpm.commands.arguments import Commands, above_zero, add_device, add_precision, interval, natural, number, positive
+from ddpm.commands.arguments import (
+    Commands,
+    above_zero,
+    add_device,
+    add_model,
+    add_precision,
+    interval,
+    model_path,
+    natural,
+    number,
+    positive,
+)
 
 _SAMPLERS = f"{', '.join(get_args(SamplerName))} (default: the checkpoint's)"
 _SPACINGS = f"of the timesteps: {', '.join(get_args(Spacing))} (default: the checkpoint's)"
@@ -17,7 +28,7 @@ _SPACINGS = f"of the timesteps: {', '.join(get_args(Spacing))} (default: the che
 
 def add(commands: Commands) -> None:
     sample = commands.add_parser("sample", help="draw images from a checkpoint; again: completes an interrupted set")
-    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    add_model(sample)
     sample.add_argument(
         "--num-samples",
         type=positive,
@@ -38,7 +49,7 @@ def add(commands: Commands) -> None:
         dest="classes",
         metavar="C",
         help="a class's name or number, or several with commas, for the images in turn; all (default): each class "
-        "in turn, a row of the grid for each; none: drawn without a class",
+        "in turn, a row of the grid for each; random: drawn from the seed; none: drawn without a class",
     )
     sample.add_argument(
         "--guidance", type=above_zero, metavar="G", help="towards the class: 1 is off (default), 2 strong"
@@ -61,7 +72,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     sample_command(
-        options.checkpoint,
+        model_path(options),
         count=options.num_samples,
         start=options.start_index,
         weights=options.weights,

@@ -12,10 +12,39 @@ from ddpm.errors import DataError, UsageError
 from ddpm.generate import Model, sample
 from ddpm.images import read_png
 
+UNNAMED = ("all", "random")
+"""Settings of `classes` that leave them to the model."""
+IN_SHARES = "all, in the data's shares"
+"""What is said of the classes of measured samples then."""
 
-def draw_samples(model: Model, count: int, settings: SamplingSection, *, progress: bool = True) -> np.ndarray:
-    """Images 0..count-1 of the settings' seed, uint8 (N, H, W, C)."""
-    return sample(model, count, progress=progress, **settings.model_dump(exclude_none=True))
+
+def draw_samples(
+    model: Model, count: int, settings: SamplingSection, labels: np.ndarray | None, *, progress: bool = True
+) -> np.ndarray:
+    """Images 0..count-1 of the settings' seed, uint8 (N, H, W, C).
+
+    Args:
+        labels: of the training images: a model with classes draws them in these shares, unless the settings name
+            some, or none.
+    """
+    changes = settings.model_dump(exclude_none=True)
+    if settings.classes in UNNAMED:
+        changes["classes"] = class_sequence(labels, count)
+    return sample(model, count, progress=progress, **changes)
+
+
+def class_sequence(labels: np.ndarray | None, count: int) -> tuple[int, ...]:
+    """The classes of samples 0..count-1 of a model with classes, in the shares that they have in `labels`.
+
+    The multiples of the golden ratio fill [0, 1) evenly, whatever their number; each falls into the interval of a
+    class, which is as long as its share. So sample i's class depends on i and the data alone, and of any first n
+    samples each class has its share, to within two images or so.
+    """
+    assert labels is not None, "a model with classes was trained on labelled images"
+    counts = np.bincount(labels)
+    ends = np.cumsum(counts) / counts.sum()
+    places = np.arange(count) * ((5**0.5 - 1) / 2) % 1
+    return tuple(np.searchsorted(ends, places, side="right").tolist())
 
 
 def read_samples(path: Path) -> np.ndarray:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from ddpm import data
 from ddpm.config import DataSection
 from ddpm.data import ImageSet
 from ddpm.errors import DDPMError
-from ddpm.evaluate.extractor import METADATA, SIDE, DigitNet, load_extractor
+from ddpm.evaluate.extractor import METADATA, SIDE, TRANSFORM, DigitNet, Extractor, transform, weights_sha256
 from ddpm.files import atomic_write
+from ddpm.generate import file_sha256
 from ddpm.images import to_model, unpacked
 from ddpm.noise import Purpose, rng, torch_seed
 from ddpm.progress import progress_bar
@@ -49,8 +50,6 @@ def train_extractor(
     out: Path, *, root: str | None = None, epochs: int = 4, seed: int = 0, progress: bool = True
 ) -> Trained:
     """Train on the CPU, write the weights (float32 safetensors, recipe in the metadata) and test them."""
-    from safetensors.torch import save
-
     images = load_mnist(root, "train")
     if images.labels is None:
         raise DDPMError("the digit extractor needs MNIST's labels")
@@ -69,19 +68,26 @@ def train_extractor(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update()
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    recipe = {"recipe": RECIPE, "epochs": epochs, "seed": seed, "torch": torch.__version__}
+    accuracy = accuracy_on(load_mnist(root, "test"), network)
+    write_extractor(out, network.state_dict(), {"epochs": epochs, "seed": seed, "torch": torch.__version__}, accuracy)
+    return Trained(out, file_sha256(out), accuracy)
+
+
+def write_extractor(out: Path, weights: Mapping[str, Tensor], how: dict[str, Any], accuracy: float) -> None:
+    """Write the weights with what is to be known of them in the metadata: the recipe, the accuracy, their own hash."""
+    from safetensors.torch import save
+
+    said = {"recipe": RECIPE, **how, "test_accuracy": accuracy, "weights_sha256": weights_sha256(weights)}
+    tensors = {name: value.contiguous() for name, value in weights.items()}
     with atomic_write(out) as file:
-        file.write(save(weights, {METADATA: json.dumps(recipe)}))  # one entry: of several the order is not fixed
-    made = load_extractor(out, device="cpu")
-    return Trained(out, made.sha256, accuracy_on(load_mnist(root, "test"), out))
+        file.write(save(tensors, {METADATA: json.dumps(said)}))  # one entry: of several the order is not fixed
 
 
-def accuracy_on(images: ImageSet, weights: Path | None = None) -> float:
-    """The share of labelled digits that an extractor (None: the shipped one) names rightly."""
+def accuracy_on(images: ImageSet, network: DigitNet) -> float:
+    """The share of labelled digits that a network names rightly."""
     assert images.labels is not None
-    named = load_extractor(weights, device="cpu")(unpacked(images.images)).probabilities.argmax(1)
-    return float((named == images.labels).mean())
+    reader = Extractor("digits", "", TRANSFORM, network.eval(), torch.device("cpu"), transform)
+    return float((reader(unpacked(images.images)).probabilities.argmax(1) == images.labels).mean())
 
 
 def _batches(images: ImageSet, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

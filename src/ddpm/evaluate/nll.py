@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddpm import data
+from ddpm.conditioning import Conditional, LabelledNet
 from ddpm.data import ImageSet, Split
 from ddpm.device import batch_fits
 from ddpm.diffusion import Clip, Diffusion, Net
@@ -43,6 +44,9 @@ class Mean(NamedTuple):
         return Mean(self.value * factor, self.error * factor)
 
 
+Told = Literal["labels", "no class"]
+
+
 @dataclass(frozen=True, eq=False)
 class Likelihood:
     """The bound on some images, term by term."""
@@ -55,6 +59,8 @@ class Likelihood:
     """Dimensions of an image as the model sees it."""
     picture_dims: int
     """Dimensions of the picture without its padding."""
+    told: Told | None = None
+    """What a class-conditional network was told; None: it knows no classes."""
 
     @property
     def is_estimate(self) -> bool:
@@ -104,6 +110,7 @@ class Likelihood:
             "timesteps_visited": len(self.parts),
             "estimate": self.is_estimate,
             "scaling": SCALING if self.is_estimate else None,
+            "told": self.told,
             "dimensions": self.dims,
             "bits_per_dimension": {name: mean._asdict() for name, mean in sums.items()},
         }
@@ -132,6 +139,12 @@ class Likelihood:
         return rows
 
 
+CONDITIONAL = {
+    "labels": "the model was told each image's class: the bound is on -log2 p(x | class)",
+    "no class": "the model was told no class: the bound is that of the unconditional model within",
+}
+"""What is said of a class-conditional model's numbers."""
+
 SCALING = (
     "each image visits one timestep, drawn evenly, of each part of 1..T; its term counts once for every timestep "
     "of the part, which leaves the expected total as it is. The standard errors cover the choice of timesteps"
@@ -145,9 +158,10 @@ def mean_of(values: Tensor) -> Mean:
 
 def measure(
     diffusion: Diffusion,
-    net: Net,
+    net: Net | LabelledNet,
     levels: np.ndarray,
     *,
+    labels: np.ndarray | None = None,
     parts: Sequence[range] | None = None,
     clip: Clip = True,
     decoder: DecoderForm = "exact",
@@ -161,6 +175,7 @@ def measure(
 
     Args:
         levels: uint8 (N, C, H, W).
+        labels: (N,), the class that `net` is told of each image; None: it is called without.
         parts: see `likelihood.strata`; None: every timestep.
         clip: how each estimate of x_0 is kept in range; the authors clip.
         seed: image i's noise and timesteps are functions of it and i.
@@ -180,12 +195,16 @@ def measure(
             bar.set_postfix_str(f"images {start}-{indices[-1]}")
             with batch_fits(len(batch)):
                 x0 = to_model(batch.to(device)).contiguous(memory_format=torch.channels_last)
+                told: Net = net
+                if labels is not None:
+                    of_batch = torch.from_numpy(labels[start : start + len(batch)]).to(device)
+                    told = Conditional(cast(LabelledNet, net), of_batch)
                 terms = []
                 for k in reversed(range(len(parts))):
                     part = parts[k]
                     t = part.start if len(part) == 1 else _within(part, chosen[:, k]).to(device)
                     eps = noise(part.start)
-                    term = term_at(diffusion, net, x0, t, t - 1, eps, floor_log_var=floor, clip=clip, decoder=decoder)
+                    term = term_at(diffusion, told, x0, t, t - 1, eps, floor_log_var=floor, clip=clip, decoder=decoder)
                     terms.append(Term(term.bits * len(part), term.x0_mse, term.eps_mse))
                     bar.update()
                 bounds.append(collect(terms, prior_term(diffusion, x0)))
@@ -194,7 +213,44 @@ def measure(
         raise DDPMError("the bound is not a number: the network's answers are not, or T is too small for its variance")
     dims = int(np.prod(levels.shape[1:]))
     picture = levels.shape[1] * crop.height * crop.width if crop else dims
-    return Likelihood(bound, parts, dims, picture)
+    return Likelihood(bound, parts, dims, picture, None if labels is None else "labels")
+
+
+def measure_model(
+    model: Model, images: ImageSet, index: np.ndarray, *, told: bool = True, **settings: Any
+) -> Likelihood:
+    """`measure` of a model on some images of a split; one with classes is told each image's.
+
+    Args:
+        index: places of the images in the split.
+        told: False: a model with classes is told none.
+        settings: of `measure`: parts, decoder, seed, batch_size, progress.
+
+    Raises UsageError where the images do not say the model's classes.
+    """
+    classes = model.config.network.classes
+    labels = labels_of_images(model, images)[index] if classes and told else None
+    result = measure(
+        model.diffusion,
+        model.network,
+        images.take(index),
+        labels=labels,
+        crop=model.data.crop,
+        device=model.device,
+        **settings,
+    )
+    return replace(result, told=("labels" if told else "no class") if classes else None)
+
+
+def labels_of_images(model: Model, images: ImageSet) -> np.ndarray:
+    """The labels, (N,), of images of a model with classes. Raises UsageError where they are not the model's classes."""
+    if images.labels is None or images.class_names != model.data.class_names:
+        found = "no labels" if images.labels is None else f"the classes {', '.join(images.class_names[:12])}"
+        raise UsageError(
+            f"classes: these images have {found}, but the model was trained with the classes "
+            f"{', '.join(model.data.class_names[:12])}. Measure the unconditional model within with --class none"
+        )
+    return images.labels
 
 
 def _within(part: range, share: np.ndarray) -> Tensor:

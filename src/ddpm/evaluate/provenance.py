@@ -13,6 +13,7 @@ import torch
 
 from ddpm.config import SamplingSection
 from ddpm.errors import DDPMError
+from ddpm.evaluate.drawing import IN_SHARES, UNNAMED
 from ddpm.evaluate.extractor import Extractor
 from ddpm.evaluate.reference import Reference, key_of
 from ddpm.generate import Model, network_calls
@@ -117,6 +118,9 @@ def provenance(
 
 
 def _origin(checkpoint: str, model: Model, settings: SamplingSection) -> Origin:
+    said = settings.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True)
+    if settings.classes in UNNAMED:
+        said["classes"] = IN_SHARES
     return Origin(
         checkpoint=checkpoint,
         checkpoint_sha256=model.sha256,
@@ -127,7 +131,7 @@ def _origin(checkpoint: str, model: Model, settings: SamplingSection) -> Origin:
         steps=settings.steps or model.diffusion.schedule.T,
         network_calls=network_calls(model, settings),
         seed=settings.seed,
-        settings=settings.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True),
+        settings=said,
     )
 
 

@@ -21,7 +21,7 @@ from ddpm.generate import Model
 from ddpm.images import unpacked
 from ddpm.progress import progress_bar
 
-FORMAT = 1
+FORMAT = 2
 """Of the cached files; part of every key."""
 
 
@@ -39,6 +39,8 @@ class Reference:
     images: np.ndarray
     """uint8 (M, H, W, C), without padding."""
     features: Features
+    labels: np.ndarray | None = None
+    """(M,) int64, where the data have them."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,7 +89,7 @@ def read_reference(
         features = read_images(pictures, extractor, progress=progress)
         with atomic_write(path) as file:
             np.savez(file, vectors=features.vectors, probabilities=features.probabilities)
-    return Reference(source, split, images.fingerprint, key, pictures, features)
+    return Reference(source, split, images.fingerprint, key, pictures, features, images.labels)
 
 
 def read_images(images: np.ndarray, extractor: Extractor, *, progress: bool = False) -> Features:

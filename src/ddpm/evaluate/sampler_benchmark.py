@@ -15,13 +15,14 @@ from ddpm.charts import Line, Panel, chart, require_matplotlib
 from ddpm.choices import SamplerName, Spacing
 from ddpm.config import SamplingSection
 from ddpm.data import ImageSet, Split
-from ddpm.errors import DDPMError, UsageError
+from ddpm.errors import UsageError
 from ddpm.evaluate.distances import compare
+from ddpm.evaluate.drawing import IN_SHARES, draw_samples
 from ddpm.evaluate.evaluation import FEWEST
 from ddpm.evaluate.extractor import Extractor, Features
 from ddpm.evaluate.nll import load_split, subset
-from ddpm.files import write_json, write_text
-from ddpm.generate import Model, network_calls, sample, sampling_settings
+from ddpm.files import claim, write_json, write_text
+from ddpm.generate import Model, network_calls, sampling_settings
 from ddpm.images import save_png, unpacked
 from ddpm.progress import progress_bar
 
@@ -99,7 +100,9 @@ def run(
     }
     trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in _SIDES)
     facts |= {"reference_sha256": trained_on.fingerprint, "unseen_sha256": others.fingerprint}
-    _claim(out, facts)
+    if model.config.network.classes:
+        facts["classes"] = IN_SHARES
+    claim(out / "benchmark.json", facts, holds="a benchmark of something else")
     reference = _features(model, extractor, trained_on, REFERENCE)
     unseen = _features(model, extractor, others, images)
     floor = compare(unseen, reference)
@@ -109,7 +112,7 @@ def run(
         for plan in planned:
             bar.set_postfix_str(f"{plan.settings.sampler}, {plan.calls} calls")
             path = out / "cells" / f"{plan.settings.sampler}-{plan.spacing}-{plan.budget}.json"
-            cells.append(_cell(model, extractor, reference, path, plan, images))
+            cells.append(_cell(model, extractor, reference, trained_on.labels, path, plan, images))
             bar.update(plan.calls * images)
     facts |= {
         "reference": f"{len(reference.vectors):,} training images",
@@ -152,11 +155,19 @@ def _plan(
                         break
 
 
-def _cell(model: Model, extractor: Extractor, reference: Features, path: Path, plan: _Plan, images: int) -> Cell:
+def _cell(
+    model: Model,
+    extractor: Extractor,
+    reference: Features,
+    labels: np.ndarray | None,
+    path: Path,
+    plan: _Plan,
+    images: int,
+) -> Cell:
     if path.exists():
         return Cell(**json.loads(path.read_text()))
-    changes = plan.settings.model_dump(exclude_none=True)
-    found = compare(extractor(sample(model, images, **changes)), reference)
+    drawn = draw_samples(model, images, plan.settings, labels, progress=False)
+    found = compare(extractor(drawn), reference)
     cell = Cell(
         sampler=plan.settings.sampler,
         spacing=plan.spacing,
@@ -174,20 +185,6 @@ def _cell(model: Model, extractor: Extractor, reference: Features, path: Path, p
 
 def _features(model: Model, extractor: Extractor, images: ImageSet, count: int) -> Features:
     return extractor(unpacked(images.take(subset(len(images), count)), model.data.crop))
-
-
-def _claim(out: Path, facts: dict[str, Any]) -> None:
-    path = out / "benchmark.json"
-    if not path.exists():
-        write_json(path, facts)
-        return
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise DDPMError(f"{path}: is damaged; remove the folder or choose another with --out") from error
-    if found != facts:
-        changed = [f"{k}: {found.get(k)} -> {v}" for k, v in facts.items() if found.get(k) != v]
-        raise UsageError(f"{out}: holds a benchmark of something else ({'; '.join(changed)}). Choose another --out")
 
 
 def markdown(table: Table) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddpm import samplers
-from ddpm.diffusion import Diffusion
+from ddpm.classes import condition
+from ddpm.config import SamplingSection
+from ddpm.diffusion import Diffusion, Net
 from ddpm.errors import UsageError
 from ddpm.noise import ImageNoise
 from ddpm.paper.subject import Subject
@@ -29,12 +32,14 @@ class Moment(NamedTuple):
     """The network's estimate of x_0 at x_t; at t = 0 the sample itself."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Chain:
-    """How a figure samples: Algorithm 2 on the timesteps that it visits, estimates clipped."""
+    """How a figure samples: Algorithm 2 on the timesteps that it visits, estimates clipped, without guidance."""
 
     subject: Subject
     steps: Sequence[Pair]
+    classes: tuple[int, ...] | None = None
+    """Of the images in turn; None: none, which is all there is where the model has none."""
 
     @property
     def times(self) -> list[int]:
@@ -47,22 +52,28 @@ class Chain:
 
     def facts(self) -> dict[str, Any]:
         """For a figure's JSON."""
-        return {"sampler": "ancestral", "steps": len(self.steps), "variance": self.diffusion.variance}
+        facts = {"sampler": "ancestral", "steps": len(self.steps), "variance": self.diffusion.variance}
+        if self.subject.every_class:
+            facts["classes"] = "none" if self.classes is None else np.bincount(self.classes).tolist()
+        return facts
 
     @property
     def words(self) -> str:
         """For a figure's small print."""
         count, T = len(self.steps), self.subject.T
-        return "ancestral, all timesteps" if count == T else f"ancestral, {count:,} of {T:,} timesteps"
+        told = ", told no class" if self.subject.every_class and self.classes is None else ""
+        return ("ancestral, all timesteps" if count == T else f"ancestral, {count:,} of {T:,} timesteps") + told
 
     @property
     def diffusion(self) -> Diffusion:
         """The model's process, its variance made fit for few steps."""
-        diffusion = self.subject.model.diffusion
-        if diffusion.variance == "fixed_large" and len(self.steps) < self.subject.T:
-            # With few steps beta leaves visible noise; the posterior's variance does not.
-            return dataclasses.replace(diffusion, variance="fixed_small")
-        return diffusion
+        return self.subject.model.diffusion.for_steps(len(self.steps))
+
+    def network(self, indices: Sequence[int]) -> Net:
+        """What is called for the images numbered `indices`."""
+        model = self.subject.model
+        settings = SamplingSection(classes=self.classes or "none")
+        return condition(model.network, model.config, indices, settings, model.device)
 
     def noise(self, indices: Sequence[int]) -> ImageNoise:
         """The noise of the images numbered `indices`."""
@@ -80,9 +91,7 @@ class Chain:
         x = x.contiguous(memory_format=torch.channels_last)
         left = self.steps[skipped:]
         # The noise of a step is that of its place in the whole chain, wherever a chain begins.
-        states = samplers.ancestral(
-            self.diffusion, self.subject.model.network, x, left, noise=lambda k: noise(k + skipped)
-        )
+        states = samplers.ancestral(self.diffusion, self.network(indices), x, left, noise=lambda k: noise(k + skipped))
         for (t, _), state in zip(left, states, strict=True):
             assert state.x0 is not None
             yield Moment(t, x, state.x0)
@@ -90,7 +99,14 @@ class Chain:
         yield Moment(0, x, x)
 
 
-def chain(subject: Subject, *, steps: int | None = None, quick: bool = False, at: Sequence[int] = ()) -> Chain:
+def chain(
+    subject: Subject,
+    *,
+    steps: int | None = None,
+    quick: bool = False,
+    at: Sequence[int] = (),
+    classes: tuple[int, ...] | None = None,
+) -> Chain:
     """A chain of `steps` steps (default all; `QUICK_STEPS` where it is to be quick) that also visits the times `at`.
 
     Raises UsageError for an impossible number of steps.
@@ -101,4 +117,5 @@ def chain(subject: Subject, *, steps: int | None = None, quick: bool = False, at
     if not 1 <= steps <= T or (learned and steps < T):
         allowed = f"{T}, since its variance is learned for t -> t-1" if learned else f"1..{T}"
         raise UsageError(f"--steps: found {steps}; this model allows {allowed}")
-    return Chain(subject, pairs(sorted({t for t, _ in spaced_steps(T, steps)} | {t for t in at if 1 <= t <= T})))
+    visited = {t for t, _ in spaced_steps(T, steps)} | {t for t in at if 1 <= t <= T}
+    return Chain(subject, pairs(sorted(visited)), classes)

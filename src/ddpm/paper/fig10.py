@@ -43,9 +43,9 @@ def make(
     subject = open_subject(source, seed=seed, data_root=data_root, device=device)
     T, crop = subject.T, subject.model.data.crop
     wanted = [max(0, T - round(T * n / 10)) for n in range(1, 11)]
-    walk = chain(subject, steps=steps, quick=quick, at=[t for t in wanted if t])
-    shown = walk.near(wanted)
     count = samples or (128 if quick else 2048)
+    walk = chain(subject, steps=steps, quick=quick, at=[t for t in wanted if t], classes=subject.classes(count))
+    shown = walk.near(wanted)
     kept: dict[int, list[np.ndarray]] = {t: [] for t in shown}
     with progress_bar("sampling", -(-count // BATCH) * len(walk.steps), "step", show=True) as bar:
         for start in range(0, count, BATCH):

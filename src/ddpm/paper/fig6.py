@@ -36,7 +36,9 @@ def make(
     """
     subject = open_subject(source, seed=seed, device=device)
     T = subject.T
-    walk = chain(subject, steps=steps, quick=quick, at=[round(T * share) for share in SHARES])
+    walk = chain(
+        subject, steps=steps, quick=quick, at=[round(T * share) for share in SHARES], classes=subject.every_class
+    )
     shown = walk.near([round(T * share) for share in SHARES])
     kept: list[Moment] = []
     with progress_bar("sampling", len(walk.steps), "step", show=True) as bar:

@@ -43,8 +43,8 @@ def make(
     """
     subject = open_subject(source, seed=seed, data_root=data_root, device=device)
     train, crop = subject.images("train"), subject.model.data.crop
-    walk = chain(subject, steps=steps, quick=quick)
     count = samples or (64 if quick else 256)
+    walk = chain(subject, steps=steps, quick=quick, classes=subject.classes(count))
     drawn = []
     with progress_bar("sampling", -(-count // BATCH) * len(walk.steps), "step", show=True) as bar:
         for start in range(0, count, BATCH):

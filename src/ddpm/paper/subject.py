@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ddpm.data import Split
+from ddpm.evaluate.drawing import class_sequence
 from ddpm.evaluate.nll import evaluated_split, load_split
 from ddpm.files import write_json
 from ddpm.generate import Model, Weights, load
@@ -39,6 +40,16 @@ class Subject:
     def images(self, split: Split) -> Any:
         """The images of a split (`data.ImageSet`)."""
         return load_split(self.model, split, root=self.data_root)
+
+    @property
+    def every_class(self) -> tuple[int, ...] | None:
+        """The classes of a model, once each; None: it has none."""
+        count = self.model.config.network.classes
+        return tuple(range(count)) if count else None
+
+    def classes(self, count: int) -> tuple[int, ...] | None:
+        """Those of `count` samples in the data's shares; None: the model has none."""
+        return class_sequence(self.images("train").labels, count) if self.every_class else None
 
     def facts(self, **more: Any) -> dict[str, Any]:
         """The head of a figure's JSON."""

@@ -10,7 +10,7 @@ import torch
 from ddpm.data import Split
 from ddpm.errors import UsageError
 from ddpm.evaluate.evaluation import FEWEST
-from ddpm.evaluate.nll import SCALING, Likelihood, measure, subset
+from ddpm.evaluate.nll import CONDITIONAL, SCALING, Likelihood, measure_model, subset
 from ddpm.files import write_json, write_text
 from ddpm.images import to_arrays
 from ddpm.likelihood import strata
@@ -77,29 +77,20 @@ def make(
 
 
 def _likelihood(subject: Subject, split: Split, images: int | None, timesteps: int | None) -> Likelihood:
-    model = subject.model
     pictures = subject.images(split)
     try:
         parts = strata(subject.T, timesteps)
     except ValueError as error:
         raise UsageError(f"--timesteps: {error}") from None
     say(f"likelihood of {split.replace('_', '-')} images")
-    return measure(
-        model.diffusion,
-        model.network,
-        pictures.take(subset(len(pictures), images)),
-        parts=parts,
-        seed=subject.seed,
-        crop=model.data.crop,
-        device=model.device,
-    )
+    return measure_model(subject.model, pictures, subset(len(pictures), images), parts=parts, seed=subject.seed)
 
 
 def _scores(subject: Subject, samples: int, steps: int | None, quick: bool) -> tuple[Scores | None, str | None]:
     extractor = scorer(subject)
     if extractor is None:
         return None, None
-    walk, drawn = chain(subject, steps=steps, quick=quick), []
+    walk, drawn = chain(subject, steps=steps, quick=quick, classes=subject.classes(samples)), []
     with progress_bar("sampling", -(-samples // BATCH) * len(walk.steps), "step", show=True) as bar:
         for start in range(0, samples, BATCH):
             for moment in walk.run(range(start, min(start + BATCH, samples))):
@@ -131,6 +122,8 @@ def _text(subject: Subject, bounds: dict[Split, Likelihood], scores: Scores | No
     if first.is_estimate:
         T, visited = subject.T, len(first.parts)
         lines.append(f"NLL is an ESTIMATE from {visited:,} of {T:,} timesteps: {SCALING}.")
+    if first.told:
+        lines.append(f"Classes: {CONDITIONAL[first.told]}.")
     lines.append(f"Scores by {extractor}." if extractor else f"{ABSENT[0].upper()}{ABSENT[1:]}.")
     lines.append(subject.words)
     return "\n".join(lines)

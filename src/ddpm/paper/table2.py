@@ -19,9 +19,10 @@ from ddpm import data
 from ddpm.config import Config, load_config, parse_config, plain
 from ddpm.errors import DivergedError
 from ddpm.evaluate.digits import judge
-from ddpm.evaluate.nll import Likelihood, evaluated_split, load_split, measure, subset
+from ddpm.evaluate.drawing import draw_samples
+from ddpm.evaluate.nll import Likelihood, evaluated_split, load_split, measure_model, subset
 from ddpm.files import write_json, write_text
-from ddpm.generate import Model, load, sample
+from ddpm.generate import Model, load, sampling_settings
 from ddpm.images import grid, save_png
 from ddpm.likelihood import strata
 from ddpm.paper.made import Made
@@ -203,21 +204,20 @@ def _run(
         return Outcome(row, error.step, True, good, *_losses(folder), None, None, {})
     model = load(done.checkpoint, precision="float32", device=device)  # rounding would count as bits
     likelihood = _bound(model, images, visited, seed)
-    drawn = sample(model, samples, progress=True)
+    labels = load_split(model, "train", progress=False).labels
+    drawn = draw_samples(model, samples, sampling_settings(model), labels)
     return Outcome(row, model.step, False, model.step, *_losses(folder), likelihood, drawn, _quality(model, drawn))
 
 
 def _bound(model: Model, images: int, visited: int, seed: int) -> Likelihood:
     held_out = load_split(model, evaluated_split(model), progress=False)
-    return measure(
-        model.diffusion,
-        model.network,
-        held_out.take(subset(len(held_out), images)),
+    return measure_model(
+        model,
+        held_out,
+        subset(len(held_out), images),
         parts=strata(model.diffusion.schedule.T, visited),
         seed=seed,
         batch_size=model.config.sampling.batch_size,
-        crop=held_out.crop,
-        device=model.device,
     )
 
 

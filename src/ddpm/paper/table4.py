@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ddpm.errors import UsageError
-from ddpm.evaluate.nll import SCALING, Likelihood, mean_of, measure, subset
+from ddpm.evaluate.nll import CONDITIONAL, SCALING, Likelihood, mean_of, measure_model, subset
 from ddpm.files import write_json, write_text
 from ddpm.likelihood import isolate, rmse_of_levels, strata
 from ddpm.paper.made import Made
@@ -120,10 +120,7 @@ def measured(
     split = subject.split()
     pictures = subject.images(split)
     index = subset(len(pictures), images or (QUICK_IMAGES if quick else None))
-    crop = model.data.crop
-    result = measure(
-        model.diffusion, model.network, pictures.take(index), parts=parts, seed=seed, crop=crop, device=model.device
-    )
+    result = measure_model(model, pictures, index, parts=parts, seed=seed)
     own = [k for k, part in enumerate(parts) if len(part) == 1]
     factor = result.padding
     rates = [mean_of(column).times(factor) for column in result.bound.rate.T]
@@ -188,4 +185,6 @@ def table_text(done: Measured) -> str:
     ]
     if done.likelihood.is_estimate:
         lines.append(f"Estimated: {SCALING}.")
+    if done.likelihood.told:
+        lines.append(f"Classes: {CONDITIONAL[done.likelihood.told]}.")
     return "\n".join(lines)
