@@ -38,7 +38,7 @@ def faults() -> Drawn:
         "EMA 0.9999\nafter 150 steps": _draw(small, slow, every),
         "the same run,\nEMA warmed up": _draw(small, quick, every),
         "noise put\nin at t = 100": _draw(small, model.network, late),
-        "beta as variance\nof 20 steps": _draw(large, model.network, spaced_steps(schedule.T, 20)),
+        "beta as variance\nof 10 steps": _draw(large, model.network, spaced_steps(schedule.T, 10)),
     }
     page = sheet(
         [[(image, "") for image in images] for images in rows.values()],
