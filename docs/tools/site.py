@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import posixpath
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,18 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files beside docs/ that are pages of the site, and their names there."""
+HIDDEN = ("figures", "tools")
+"""Folders of docs/ that are no pages of the site."""
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".cpp": "cpp", ".h": "cpp"}
 FIRST = ["paper", "fidelity", "objectives", "training", "samplers", "guidance", "likelihood", "evaluation", "editing"]
 """Guides in this order; those that are not named come after, by name."""
 
-LINK = re.compile(r"(\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\()(?P<target>[^)\s]+)\)")
-FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$|`[^`\n]+`(?!\])", re.M | re.S)
+TOKEN = re.compile(
+    r"^(?P<indent> *)(?P<fence>```+|~~~).*?^(?P=indent)(?P=fence)\s*?$"  # a block of code
+    r"|(?P<head>\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\()(?P<target>[^)\s]+)\)"  # a link or a picture
+    r"|`[^`\n]+`",  # code in a line
+    re.M | re.S,
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -51,16 +58,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if target is None:
             return link[0]
         path, anchor = target
-        if path.is_relative_to("docs") or path.as_posix() in PAGES:
+        if _is_page(path):
             uri = PAGES.get(path.as_posix()) or path.relative_to("docs").as_posix()
-            return f"{link[1]}{_relative(uri, page.file)}{anchor})"
-        line = _line_of(path, link["text"].strip("`")) if path.suffix == ".py" and not anchor else None
-        if line is None and path.suffix == ".py" and link["text"].startswith("`") and "/" not in link["text"]:
-            raise PluginError(f"{page.file.src_uri}: {link['text']} is not in {path}")
+            return f"{link['head']}{_relative(uri, page.file)}{anchor})"
+        line, name = None, link["text"].strip("`")
+        if path.suffix == ".py" and link["text"].startswith("`") and not name.endswith((".py", "/")):
+            line = line_of(path, name)
         # mkdocs would look for the lines' anchors in vain: it is told the address when the page is done.
-        return f"{link[1]}source://{path.as_posix()}{anchor or (f'#__codelineno-0-{line}' if line else '')})"
+        return f"{link['head']}source://{path.as_posix()}{anchor or (f'#__codelineno-0-{line}' if line else '')})"
 
-    return _outside_code(markdown, changed)
+    return _links(markdown, changed)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -69,13 +76,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return re.sub(r'"source://([^"#]+)', rf'"{top}/source/\1.html', html)
 
 
-def _outside_code(markdown: str, change: Any) -> str:
+def _links(markdown: str, change: Callable[[re.Match[str]], str]) -> str:
     """`change` applied to the links that are not in code."""
-    pieces, start = [], 0
-    for code in FENCE.finditer(markdown):
-        pieces += [LINK.sub(change, markdown[start : code.start()]), code[0]]
-        start = code.end()
-    return "".join([*pieces, LINK.sub(change, markdown[start:])])
+    return TOKEN.sub(lambda token: change(token) if token["target"] else token[0], markdown)
 
 
 def _linked(file: File) -> list[Path]:
@@ -84,11 +87,11 @@ def _linked(file: File) -> list[Path]:
 
     def note(link: re.Match[str]) -> str:
         target = _target(file, link["target"])
-        if target and not target[0].is_relative_to("docs") and target[0].as_posix() not in PAGES:
+        if target and not _is_page(target[0]):
             found.append(target[0])
         return link[0]
 
-    _outside_code(file.content_string, note)
+    _links(file.content_string, note)
     return found
 
 
@@ -99,11 +102,16 @@ def _target(file: File, link: str) -> tuple[Path, str] | None:
         return None
     home = {uri: "" for uri in PAGES.values()}.get(file.src_uri, f"docs/{posixpath.dirname(file.src_uri)}")
     path = Path(posixpath.normpath(posixpath.join(home, name)))
-    if home and path.is_relative_to("docs"):
+    if home and path.is_relative_to("docs") and path.parts[1] not in HIDDEN:
         return None
     if not (ROOT / path).exists():
         raise PluginError(f"{file.src_uri}: the link {link} leads to nothing ({path})")
     return path, hash_ + anchor
+
+
+def _is_page(path: Path) -> bool:
+    """Whether the site has a file under its own name (or, beside docs/, as a page)."""
+    return path.as_posix() in PAGES or (path.is_relative_to("docs") and path.parts[1] not in HIDDEN)
 
 
 def _relative(uri: str, file: File) -> str:
@@ -128,13 +136,17 @@ def _source_page(path: Path) -> str:
     return f'{head}{fence}{LANGUAGES.get(path.suffix, "text")} linenums="1"\n{text}\n{fence}\n'
 
 
-def _line_of(path: Path, name: str) -> int | None:
-    """The line on which a file defines `name` ("f", "Class", "Class.method"); the module's own name may lead."""
-    parts = name.removesuffix("()").split(".")
-    if len(parts) > 1 and parts[0] == path.stem:
-        parts = parts[1:]
-    lines = lines_of(ROOT / path)
-    return lines.get(".".join(parts))
+def line_of(path: Path, name: str) -> int:
+    """The line on which a file defines `name`: "f", "Class", "Class.method", with or without the rooms before it.
+
+    Raises PluginError where it does not.
+    """
+    parts, lines = name.removesuffix("()").split("."), lines_of(ROOT / path)
+    for skipped in range(len(parts)):
+        found = lines.get(".".join(parts[skipped:]))
+        if found and set(parts[:skipped]) <= set(path.with_suffix("").parts):
+            return found
+    raise PluginError(f"`{name}` is not in {path}")
 
 
 @cache
@@ -161,12 +173,13 @@ def _order(uris: list[str]) -> list[Any]:
     """The navigation: what is in a folder by name, the guides as `FIRST` has them, new pages by themselves."""
 
     def below(folder: str) -> list[str]:
-        return sorted(uri for uri in uris if uri.startswith(f"{folder}/"))
+        found = (uri for uri in uris if uri.startswith(f"{folder}/"))
+        return sorted(found, key=lambda uri: (not uri.endswith("/README.md"), uri))
 
     special = {"index.md", "faq.md", *PAGES.values()}
     guides = [uri for uri in uris if "/" not in uri and uri not in special]
     rank = {f"{name}.md": place for place, name in enumerate(FIRST)}
     guides.sort(key=lambda uri: (rank.get(uri, len(rank)), uri))
     nav: list[Any] = ["index.md", {"Lesson": below("lesson")}, {"How to": below("howto")}, {"Guides": guides}]
-    nav += [{"Reference": below("reference")}, "faq.md", {"Project": [u for u in PAGES.values() if u in uris]}]
-    return [entry for entry in nav if isinstance(entry, str) and entry in uris or isinstance(entry, dict)]
+    nav += [{"Reference": below("reference")}, {"FAQ": "faq.md"}, {"Project": [u for u in PAGES.values() if u in uris]}]
+    return nav
