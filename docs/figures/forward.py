@@ -33,8 +33,13 @@ def chain() -> Drawn:
         numbers[name] = {str(t): s for t, s in zip(times[1:], snr[1:], strict=True)}
         columns = [to_arrays(process.q_sample(x0, t, eps)) for t in times]
         for i in range(len(x0)):
-            cells.append([(column[i], "clean" if t == 0 else _short(s)) for column, t, s in zip(columns, times, snr)])
-            rows.append(f"{name}")
+            cells.append(
+                [
+                    (column[i], "clean" if t == 0 else _short(s))
+                    for column, t, s in zip(columns, times, snr, strict=True)
+                ]
+            )
+            rows.append(name)
     page = sheet(
         cells,
         title="Equation 4: two scans on their way to noise",

@@ -314,4 +314,3 @@ FIGURES = {
     "09-rate": rate,
     "10-bias": bias,
 }
-

@@ -56,7 +56,12 @@ class Shell:
                 return main(self._tiny(rest))
             case ["python", script, *rest] if script.startswith(("training/", "sampling/")):
                 assert (ROOT / script).is_file()
-                return train_main(rest) if script.startswith("training/") else sample_main(self._tiny(rest))
+                if script.startswith("training/"):
+                    return train_main(rest)
+                given = dict(zip(rest[::2], rest[1::2], strict=True))
+                if not (self.folder / given["--checkpoint"]).exists():
+                    assert train_main(["--config_path", given["--config_path"]]) == 0
+                return sample_main(self._tiny(rest))
             case ["make", target, *_]:  # each has tests of its own
                 assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"no target {target}"
                 return 0

@@ -106,8 +106,9 @@ from ddpm.samplers.middle import midpoint
 betas = ddpm.make_schedule("geometric", 1000).betas
 assert torch.allclose(betas[1:] / betas[:-1], betas[1] / betas[0], rtol=1e-6)
 d = ddpm.Diffusion(schedule=ddpm.make_schedule("linear", 4096))
-net = lambda x, t: d.eps_of(x * float(c(t)), x, t)
-c = lambda t: d.schedule.at(float(t[0]), d.schedule.alpha_bar) ** 0.5 / (1 + 3 * d.schedule.at(float(t[0]), d.schedule.alpha_bar)) * 4
+def net(x, t):  # of normal data with variance 4
+    a = d.schedule.at(float(t[0]), d.schedule.alpha_bar)
+    return d.eps_of(4 * a**0.5 / (1 + 3 * a) * x, x, t)
 x = torch.full((1, 1, 1, 1), 1.0, dtype=torch.float64)
 def end(k):
     steps = [(t, t - 2048 // k) for t in range(3072, 1024, -2048 // k)]
@@ -121,12 +122,11 @@ assert 3.3 < errors[1] / errors[2] < 4.7, errors
 
 
 def test_every_room_is_on_the_map() -> None:
-    from tests.test_layers import FLOORS, ROOT as PACKAGE
+    from tests.test_layers import FLOORS
+    from tests.test_layers import ROOT as PACKAGE
 
     for floor, rooms in enumerate(FLOORS):
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| {floor} |"))
         for name in re.findall(r"`(\w+)(?:\.py|/)?`", row):
             assert name in rooms, f"{name} is not on floor {floor}"
             assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
-
-

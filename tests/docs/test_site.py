@@ -15,7 +15,16 @@ from docs.tools import reference
 from docs.tools.blocks import blocks_of
 from tests.docs.shell import ROOT
 
+BROWSER = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --virtual-time-budget=4000"
 MARKDOWN = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=4000",
+)
 
 
 @pytest.mark.parametrize("name", ["config.md", "commands.md"])
@@ -114,8 +123,7 @@ def test_the_site_builds_strictly_and_its_formulas_are_set(tmp_path: Path) -> No
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     for path in sorted((tmp_path / "lesson").glob("*.html")) if browser else []:
         shown = subprocess.run(
-            [str(browser), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-            + ["--virtual-time-budget=4000", "--dump-dom", path.as_uri()],
+            [str(browser), *BROWSER.split(), "--dump-dom", path.as_uri()],
             capture_output=True,
             text=True,
             check=True,
