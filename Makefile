@@ -1,9 +1,9 @@
-# make demo | test | test-all | check | bench | bench-quick | install. Everything lives in .venv; nothing else is touched.
+# make demo | test | test-all | check | bench | bench-quick | docs | docs-serve | figures | notebook | install. Everything lives in .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install demo test test-all check bench bench-quick clean
+.PHONY: install demo test test-all check bench bench-quick docs docs-serve references figures notebook clean
 
 install: .venv/installed
 
@@ -15,7 +15,7 @@ install: .venv/installed
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	@$(PIP) --editable '.[test,dev]'
+	@$(PIP) --editable '.[test,dev,docs]'
 	@touch $@
 
 demo: .venv/installed
@@ -37,6 +37,23 @@ bench: .venv/installed-test
 
 bench-quick: .venv/installed-test
 	$(BIN)/python -m benchmarks --quick
+
+docs: .venv/installed-test references
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-serve: .venv/installed-test references
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+# The pages that are generated from the code, the figures of the lesson, the notebook's outputs: all are committed.
+references: .venv/installed-test
+	$(BIN)/python -m docs.tools.reference
+
+# Some figures are better of a larger model: make figures CHECKPOINT=output/image/mnist/ddpm_cpu.yaml/diffusion-5000.pt
+figures: .venv/installed-test
+	CHECKPOINT="$(CHECKPOINT)" $(BIN)/python -m docs.figures $(FIGURES)
+
+notebook: .venv/installed-test
+	$(BIN)/python -m docs.tools.notebook
 
 clean:
 	rm -rf .venv output .pytest_cache .mypy_cache .ruff_cache

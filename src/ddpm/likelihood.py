@@ -81,7 +81,8 @@ def term_at(
 
     Args:
         x0: 8-bit levels in [-1, 1], (B, C, H, W).
-        t, s: numbers, or integer tensors (B,); s = 0 asks for L_0.
+        t: the time of x_t, a number or integers (B,).
+        s: likewise; s = 0 asks for L_0.
         eps: standard normal, of x0's shape.
         floor_log_var: `Diffusion.floor_log_var` of the reverse process' pairs.
         clip: how each estimate of x_0 is kept in range; on in the authors' evaluation.

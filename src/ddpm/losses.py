@@ -109,7 +109,8 @@ def bound_term(
     Args:
         x0: 8-bit levels in [-1, 1], (B, C, H, W).
         x_t: a sample of q(x_t | x_0).
-        t, s: numbers, or integer tensors (B,); s < t, and s = 0 asks for L_0, the decoder's
+        t: the time of x_t, a number or integers (B,).
+        s: likewise; s < t, and s = 0 asks for L_0, the decoder's
             -log p(x_0 | x_t).
         clip: off in training; on in evaluation, as the authors do.
         floor_log_var: see `Diffusion.floor_log_var`; of the list of pairs that (t, s) is from.

@@ -13,10 +13,16 @@ def add(commands: Commands) -> None:
     extractor = commands.add_parser("extractor", help="the classifier whose features judge digit samples")
     actions = extractor.add_subparsers(metavar="ACTION", required=True)
     train = actions.add_parser("train", help="train it on MNIST: minutes on two CPU cores")
-    train.add_argument("--out", type=Path, default=Path("digits.safetensors"), metavar="FILE")
+    train.add_argument(
+        "--out",
+        type=Path,
+        default=Path("digits.safetensors"),
+        metavar="FILE",
+        help="weights to write (default %(default)s)",
+    )
     train.add_argument("--data-root", metavar="DIR", help="where MNIST lies (default: DDPM_DATA_ROOT, else a download)")
     train.add_argument("--epochs", type=positive, default=4, metavar="N", help="passes over the images (default 4)")
-    train.add_argument("--seed", type=natural, default=0, metavar="S")
+    train.add_argument("--seed", type=natural, default=0, metavar="S", help="of weights and order (default 0)")
     train.set_defaults(command=_train)
     info = actions.add_parser("info", help="what the shipped extractor, or a file of weights, is")
     info.add_argument("file", type=Path, nargs="?", metavar="FILE")

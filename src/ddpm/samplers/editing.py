@@ -42,7 +42,8 @@ def interpolate(
     x_t and x'_t are drawn from q(x_t | x_0), mixed as (1 - lambda) x_t + lambda x'_t, and decoded by p.
 
     Args:
-        x0, other: the sources, (B, C, H, W) in [-1, 1].
+        x0: the one source, (B, C, H, W) in [-1, 1].
+        other: the other, of the same shape.
         shares: lambdas; 0 decodes x0 alone, 1 decodes `other` alone.
         steps: descending pairs from t to 0, such as `spaced_steps(500, 100)`; none mixes the pixels.
         eps: the noise of x_t, (B, C, H, W).
