@@ -13,6 +13,8 @@ from ddpm.commands.arguments import Commands, above_zero, add_device, add_model,
 from ddpm.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from ddpm.evaluate.nll import Likelihood
     from ddpm.evaluate.report import Bound, Samples
     from ddpm.generate import Model
@@ -69,13 +71,21 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ddpm.device import choose_device, describe, limit_memory
-    from ddpm.generate import load
+    from ddpm.device import choose_device, limit_memory
+    from ddpm.distributed import joined
 
     _check(options)
     options.checkpoint = model_path(options)
     chosen = choose_device(options.device)
     limit_memory(chosen)
+    with joined(chosen):
+        _measure(options, chosen)
+
+
+def _measure(options: argparse.Namespace, chosen: torch.device) -> None:
+    from ddpm.device import describe
+    from ddpm.generate import load
+
     # In float32 wherever it runs: a rounding of the network's would be a part of the figure.
     model = load(options.checkpoint, weights=options.weights, precision="float32", device=chosen)
     if options.classes and not model.config.network.classes:
@@ -97,6 +107,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _report(model: Model, options: argparse.Namespace, samples: Samples | None, bound: Bound | None) -> None:
+    from ddpm.distributed import by_first
     from ddpm.evaluate.report import page, rows_of_run
     from ddpm.files import write_text
 
@@ -109,7 +120,7 @@ def _report(model: Model, options: argparse.Namespace, samples: Samples | None, 
         bound=bound,
         run=[] if options.pretrained else rows_of_run(options.checkpoint.resolve().parent),
     )
-    write_text(options.report, text)
+    by_first(lambda: write_text(options.report, text))
     if not options.json:
         print(f"written    {options.report}")
 
@@ -134,6 +145,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _samples(model: Model, options: argparse.Namespace) -> tuple[dict[str, Any], Samples]:
+    from ddpm.distributed import by_first
     from ddpm.evaluate import drawing
     from ddpm.evaluate.evaluation import evaluate_samples
     from ddpm.evaluate.extractor import load_extractor
@@ -182,7 +194,7 @@ def _samples(model: Model, options: argparse.Namespace) -> tuple[dict[str, Any],
     figures = {**found.numbers(force=options.force), "provenance": asdict(origin)}
     folder = options.out or folder_beside(options.checkpoint, "evaluate")
     path = folder / f"samples-{origin.key}.json"
-    write_json(path, figures)
+    by_first(lambda: write_json(path, figures))
     if not quiet:
         print(summary(found, origin, force=options.force))
         print(f"written    {path}")
@@ -190,6 +202,7 @@ def _samples(model: Model, options: argparse.Namespace) -> tuple[dict[str, Any],
 
 
 def _nll(model: Any, options: argparse.Namespace) -> tuple[dict[str, Any], Bound]:
+    from ddpm.distributed import by_first
     from ddpm.evaluate import nll
     from ddpm.evaluate.report import Bound
     from ddpm.likelihood import strata
@@ -237,7 +250,7 @@ def _nll(model: Any, options: argparse.Namespace) -> tuple[dict[str, Any], Bound
         "clip": True,
     }
     folder = options.out or folder_beside(options.checkpoint, "evaluate")
-    paths = nll.write_tables(folder, f"nll-{split}", result, facts, index)
+    paths = by_first(lambda: nll.write_tables(folder, f"nll-{split}", result, facts, index))
     if not options.json:
         print(_table(result, crop and f"{crop.height}x{crop.width}", f"{height}x{width}"))
         print(f"written    {', '.join(map(str, paths))}")

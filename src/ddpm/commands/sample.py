@@ -117,56 +117,58 @@ def sample_command(
     """
     from ddpm.classes import grid_count
     from ddpm.device import choose_device, describe, limit_memory
+    from ddpm.distributed import by_first, joined
     from ddpm.generate import claimable, load, network_calls, sample_to_folder, sampling_settings
     from ddpm.run import sample_folder_of
 
     chosen = choose_device(device)
     limit_memory(chosen)
-    model = load(path, weights=weights, precision=precision, device=chosen)
-    settings = sampling_settings(model, **changes)
-    count = count or (grid_count(model.config) if changes.get("classes") == "all" else 16)
-    folder = out or claimable(model, default_out or sample_folder_of(path), settings)
-    steps = settings.steps or model.diffusion.schedule.T
-    calls = network_calls(model, settings)
-    if not as_json:
-        spent = "" if calls == steps else f" ({calls} network calls an image)"
-        where = f"{describe(model.device)}, {model.precision}"
-        print(f"model      {path}: step {model.step:,}, {weights} weights, on {where}")
-        print(
-            f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps{spent}, "
-            f"seed {settings.seed}"
-        )
-        if settings.classes is not None:
-            print(f"classes    {_classes(model, settings)}")
-    began = time.perf_counter()
-    made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
-    seconds = time.perf_counter() - began
-    if as_json:
-        summary = {
-            "folder": str(folder),
-            "grid": str(folder / "grid.png"),
-            "samples": str(folder / "samples.npz"),
-            "gif": str(made.gif) if made.gif else None,
-            "count": count,
-            "start_index": start,
-            "made": made.made,
-            "seconds": round(seconds, 3),
-            "weights": weights,
-            "precision": model.precision,
-            "step": model.step,
-            "sampler": settings.sampler,
-            "steps": steps,
-            "network_calls": calls,
-            "seed": settings.seed,
-        }
-        if settings.classes is not None:
-            summary |= {"classes": settings.classes, "guidance": settings.guidance or 1.0}
-        if settings.guidance_interval is not None:
-            summary["guidance_interval"] = settings.guidance_interval
-        print(json.dumps(summary))
-        return
-    print(f"made       {made.made} images in {seconds:.1f} s ({count - made.made} were there already)")
-    print(f"written    {folder}: grid.png, numbered PNGs, samples.npz" + (f", {made.gif.name}" if made.gif else ""))
+    with joined(chosen):
+        model = load(path, weights=weights, precision=precision, device=chosen)
+        settings = sampling_settings(model, **changes)
+        count = count or (grid_count(model.config) if changes.get("classes") == "all" else 16)
+        folder = out or by_first(lambda: claimable(model, default_out or sample_folder_of(path), settings))
+        steps = settings.steps or model.diffusion.schedule.T
+        calls = network_calls(model, settings)
+        if not as_json:
+            spent = "" if calls == steps else f" ({calls} network calls an image)"
+            where = f"{describe(model.device)}, {model.precision}"
+            print(f"model      {path}: step {model.step:,}, {weights} weights, on {where}")
+            print(
+                f"sampling   {count} images from number {start}, {settings.sampler}, {steps} steps{spent}, "
+                f"seed {settings.seed}"
+            )
+            if settings.classes is not None:
+                print(f"classes    {_classes(model, settings)}")
+        began = time.perf_counter()
+        made = sample_to_folder(model, folder, count, start=start, settings=settings, gif=gif)
+        seconds = time.perf_counter() - began
+        if as_json:
+            summary = {
+                "folder": str(folder),
+                "grid": str(folder / "grid.png"),
+                "samples": str(folder / "samples.npz"),
+                "gif": str(made.gif) if made.gif else None,
+                "count": count,
+                "start_index": start,
+                "made": made.made,
+                "seconds": round(seconds, 3),
+                "weights": weights,
+                "precision": model.precision,
+                "step": model.step,
+                "sampler": settings.sampler,
+                "steps": steps,
+                "network_calls": calls,
+                "seed": settings.seed,
+            }
+            if settings.classes is not None:
+                summary |= {"classes": settings.classes, "guidance": settings.guidance or 1.0}
+            if settings.guidance_interval is not None:
+                summary["guidance_interval"] = settings.guidance_interval
+            print(json.dumps(summary))
+            return
+        print(f"made       {made.made} images in {seconds:.1f} s ({count - made.made} were there already)")
+        print(f"written    {folder}: grid.png, numbered PNGs, samples.npz" + (f", {made.gif.name}" if made.gif else ""))
 
 
 def _classes(model: Any, settings: Any) -> str:
