@@ -278,11 +278,11 @@ class _Run:
                     score = self._preview(state, tracker)
                 if step.step % training.save_every == 0 or last or stop.signum:
                     tracker.sync()
-                    self._save(state, score)
+                    written = self._save(state, score)
                 if stop.signum and not last:
                     name = signal.Signals(stop.signum).name
                     raise Interrupted(
-                        f"stopped by {name} at step {step.step:,}; saved {self.saved}. The same command continues it",
+                        f"stopped by {name} at step {step.step:,}; saved {written}. The same command continues it",
                         stop.signum,
                     )
         return True
@@ -337,7 +337,7 @@ class _Run:
         tracker.row(state.step, {"validation_loss": loss})
         return loss
 
-    def _save(self, state: TrainingState, score: float | None) -> None:
+    def _save(self, state: TrainingState, score: float | None) -> Path:
         content = Checkpoint(
             step=state.step,
             config=self.config,
@@ -358,6 +358,7 @@ class _Run:
             self.saved = path
             if keep := self.config.training.keep_last:
                 kept.prune(self.folder, keep)
+        return path
 
     def _header(self, state: TrainingState) -> None:
         config, shape = self.config, self.config.data

@@ -61,6 +61,10 @@ _CLASS_NAMES = {
 }  # fmt: skip
 
 
+_MAX_BYTES = 2**29
+"""The largest file has 47 million bytes; one that unpacks to more than this is a bomb."""
+
+
 def idx_source(name: str, root: str | None, part: str, *, progress: bool) -> Source:
     """The images and labels of one part ("train" or "t10k") of a data set of the MNIST family.
 
@@ -115,8 +119,16 @@ _REPLACE = ". Replace it with a whole copy, or delete it if it was downloaded by
 
 def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.open(file) if packed else file as stream:
+                content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+        return content
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
 
