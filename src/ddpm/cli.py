@@ -85,6 +85,9 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
         return 1
+    except OSError as error:  # a file that cannot be opened, a name that is too long, a full disk
+        print(f"ddpm: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

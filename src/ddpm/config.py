@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import io
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -590,8 +591,12 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ConfigError(f"{path}: found {_show(tree)}, expected sections: {', '.join(Config.model_fields)}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    seen = itertools.count(1)
     for section, settings in tree.items():
-        values[str(section)] = _plain(settings)
+        try:
+            values[str(section)] = _plain(settings, seen=seen)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}; a configuration has about a hundred") from None
         origins[str(section)] = f"line {tree.lc.key(section)[0] + 1}"
         if isinstance(settings, CommentedMap):
             for key in settings:
@@ -602,14 +607,24 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return values, origins
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """ruamel's scalars and containers as Python's own; anything else stays, to be refused by the schema."""
+_MOST = 10_000
+"""Values that a file may hold; aliases of aliases make billions out of a few lines."""
+
+
+def _plain(value: Any, depth: int = 0, seen: Iterator[int] | None = None) -> Any:
+    """ruamel's scalars and containers as Python's own; anything else stays, to be refused by the schema.
+
+    Raises ValueError for too many values.
+    """
+    seen = seen or itertools.count(1)
+    if next(seen) > _MOST:
+        raise ValueError(f"holds more than {_MOST:,} values")
     if depth > 8:
         return "... nested too deeply"
     if isinstance(value, dict):
-        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
+        return {str(k): _plain(v, depth + 1, seen) for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v, depth + 1) for v in value]
+        return [_plain(v, depth + 1, seen) for v in value]
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
@@ -627,7 +642,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: expected section.key=value, for example training.steps=1000")
     try:
         return key, _plain(YAML(typ="safe", pure=True).load(value))
-    except YAMLError as error:
+    except (YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from error
 
 
@@ -676,5 +691,8 @@ def _nearest(parts: list[str]) -> str:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, default=str) if not isinstance(value, str) else f"'{value}'"
+    try:
+        text = json.dumps(value, default=str) if not isinstance(value, str) else f"'{value}'"
+    except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, a list in itself
+        text = f"something of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

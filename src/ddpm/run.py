@@ -319,11 +319,11 @@ class _Run:
                     score = self._preview(state, tracker, monitors)
                 if step.step % training.save_every == 0 or last or signum:
                     tracker.sync()
-                    self._save(state, score)
+                    written = self._save(state, score)
                 if signum and not last:
                     name = signal.Signals(signum).name
                     raise Interrupted(
-                        f"stopped by {name} at step {step.step:,}; saved {self.saved}. The same command continues it",
+                        f"stopped by {name} at step {step.step:,}; saved {written}. The same command continues it",
                         signum,
                     )
         return True
@@ -385,7 +385,7 @@ class _Run:
             score = loss if score is None else score
         return score
 
-    def _save(self, state: TrainingState, score: float | None) -> None:
+    def _save(self, state: TrainingState, score: float | None) -> Path:
         content = Checkpoint(
             step=state.step,
             config=self.config,
@@ -409,6 +409,7 @@ class _Run:
             self.saved = path
             if keep and self.first:
                 kept.prune(self.folder, keep)
+        return path
 
     def _header(self, state: TrainingState) -> None:
         config, shape = self.config, self.config.data

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,23 +71,26 @@ class Trainers:
         )
         assert self._line() == "ready"
 
-    def train(self, out: Path, config: Config, *, kill_after: float | None = None, **job: Any) -> int:
-        """Train in a new process; returns its exit code, negative: the signal that ended it.
+    def start(self, out: Path, config: Config, **job: Any) -> int:
+        """Begin to train in a new process; returns its id.
 
         Args:
-            kill_after: seconds after which it is sent SIGKILL.
             job: see `worker.Job`.
         """
         content = Job(str(out), plain(config), f"{config.data.root}.cache", **job)
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(content) + "\n")
         self._server.stdin.flush()
-        child = int(self._line())
-        if kill_after is not None:
-            time.sleep(kill_after)  # what is tested: any moment
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
         return int(self._line())
+
+    def finish(self) -> int:
+        """Wait for the end of what was begun; returns its exit code, negative: the signal that ended it."""
+        return int(self._line())
+
+    def train(self, out: Path, config: Config, **job: Any) -> int:
+        """Train in a new process; returns its exit code."""
+        self.start(out, config, **job)
+        return self.finish()
 
     def _line(self) -> str:
         assert self._server.stdout is not None

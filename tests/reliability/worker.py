@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -26,7 +27,10 @@ class Job(NamedTuple):
     cache: str
     """DDPM_CACHE."""
     moment: str = ""
-    """When to be hurt: see `MOMENTS`; empty: not at all."""
+    """When to be hurt: see `MOMENTS`; empty: not at all.
+
+    limited: no file may have more than `number` bytes; endless: step `number` does not end.
+    """
     number: int = 1
     """How many such moments come first, this one included."""
     signum: int = signal.SIGKILL
@@ -42,10 +46,18 @@ def train(job: Job) -> int:
 
     os.environ["DDPM_CACHE"] = job.cache
     torch.set_num_threads(1)
-    if job.moment:
+    if job.moment == "limited":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job.number, job.number))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    elif job.moment == "endless":
+        _at_step(_hang(job.number, Path(job.out) / "endless"))
+    elif job.moment:
         MOMENTS[job.moment](_counter(job.number, job.signum))
     if job.nan:
-        make_nan({(rollbacks, step) for rollbacks, step in job.nan})
+        from ddpm import training_loop
+
+        when = {(rollbacks, step) for rollbacks, step in job.nan}
+        training_loop._accumulate_gradients = with_nan(training_loop._accumulate_gradients, when)
     try:
         train_run(parse_config(job.config, source="job"), job.out, device="cpu", progress=False)
     except DDPMError as error:
@@ -66,6 +78,20 @@ def _counter(number: int, signum: int) -> Callable[[], None]:
             os.kill(os.getpid(), signum)
 
     return count
+
+
+def _hang(number: int, sign: Path) -> Callable[[], None]:
+    calls = 0
+
+    def hang() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            sign.touch()
+            while True:
+                pass
+
+    return hang
 
 
 def _before(module: Any, name: str, hurt: Callable[[], None]) -> None:
@@ -152,22 +178,23 @@ MOMENTS: dict[str, Callable[[Callable[[], None]], None]] = {
 }
 
 
-def make_nan(when: set[tuple[int, int]], *, gradient: bool = False) -> None:
-    """Let the loss (or the gradient alone) be NaN after so many rollbacks at such steps."""
-    from ddpm import training_loop
+def with_nan(original: Callable[..., Any], when: Collection[tuple[int, int]], *, gradient: bool = False) -> Any:
+    """`training_loop._accumulate_gradients` whose loss (or one number of the gradient) is NaN at times.
 
-    original = training_loop._accumulate_gradients
+    Args:
+        when: (rollbacks so far, step) of the steps.
+    """
 
     def patched(config: Any, state: Any, *arguments: Any) -> Any:
         loss, each = original(config, state, *arguments)
         if (state.faults.rollbacks, state.step + 1) in when:
             if gradient:
-                next(state.network.parameters()).grad.flatten()[0] = float("nan")
+                next(state.network.parameters()).grad.view(-1)[0] = float("nan")
             else:
                 loss, each = loss * float("nan"), each * float("nan")
         return loss, each
 
-    training_loop._accumulate_gradients = patched
+    return patched
 
 
 def _child(job: Job) -> None:
@@ -198,12 +225,10 @@ def _warm_up() -> None:
 
 
 def main() -> None:
-    import torch.utils.tensorboard
-
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--once"]:
         sys.exit(train(Job(*json.loads(sys.argv[2]))))
-
+    _warm_up()
     print("ready", flush=True)
     for line in sys.stdin:
         job = Job(*json.loads(line))

@@ -53,8 +53,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 def natural(text: str) -> int:
     """Type of an argument that is a whole number, 0 or more."""
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:20]}: too large")
     return int(text)
 
 

@@ -58,10 +58,13 @@ def _read_folder(paths: list[Path]) -> Contents:
 
 def _read_archive(path: Path, files: list[str]) -> Contents:
     # Read in place and in the archive's order: nothing is written to the disk, nothing unpacked twice.
-    pickles = {}
+    pickles, size = {}, 0
     try:
         with tarfile.open(path) as archive:
             for member in archive:
+                size += member.size
+                if size > 4 * _MAX_BYTES:
+                    raise ValueError(f"it unpacks to more than {4 * _MAX_BYTES:,} bytes")
                 folder, _, file = member.name.removeprefix("./").partition("/")
                 if folder == _FOLDER and file in files and member.isfile():
                     if member.size > _MAX_BYTES:

@@ -65,6 +65,10 @@ _CLASS_NAMES = {
 }  # fmt: skip
 
 
+_MAX_BYTES = 2**29
+"""The largest file has 47 million bytes; one that unpacks to more than this is a bomb."""
+
+
 def idx_source(name: str, root: str | None, part: str, *, progress: bool) -> Source:
     """The images and labels of one part ("train" or "t10k") of a data set of the MNIST family.
 
@@ -122,7 +126,11 @@ def _content(path: Path) -> np.ndarray:
     """All bytes of a file, unpacked, uint8 (n,), read-only."""
     with _read_errors(path), path.open("rb") as file:
         if _is_packed(file):
-            return np.frombuffer(gzip.decompress(file.read()), np.uint8)
+            with gzip.open(file) as stream:
+                content = stream.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
+            return np.frombuffer(content, np.uint8)
         empty = file.seek(0, os.SEEK_END) == 0
         return np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
 
@@ -131,6 +139,8 @@ def _content(path: Path) -> np.ndarray:
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
 
