@@ -167,7 +167,7 @@ def test_draw_scrub_and_download(browser: Any, address: str, model: Path, tmp_pa
 def test_a_bad_file_is_said_and_the_page_goes_on(browser: Any, address: str, tmp_path: Path) -> None:
     page = Page(browser, address)
     page.enter("#steps input[type=number]", "4")
-    page.tab("Your picture")
+    page.tab("Edit")
     page.click("#source input[value=upload]")
     page.click("#denoise-go")
     note = wait("a note", lambda: browser.find_elements("css selector", ".toast-body"))[0].text
@@ -188,12 +188,44 @@ def test_a_bad_file_is_said_and_the_page_goes_on(browser: Any, address: str, tmp
     page.driver.refresh()
     page = Page(browser, address)
     page.enter("#steps input[type=number]", "4")
-    page.tab("Your picture")
+    page.tab("Edit")
     page.click("#source input[value=upload]")
     page.find("#upload input[type=file]").send_keys(str(good))
     wait("the upload", lambda: page.driver.find_elements("css selector", "#upload img"))
     page.click("#denoise-go")
     page.said("denoise", "t = 0: the picture")
+
+
+def test_a_drawing_and_a_mixture(browser: Any, address: str, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    page = Page(browser, address)
+    page.enter("#steps input[type=number]", "4")
+    page.tab("Edit")
+    page.click("#drawing button[aria-label=Brush]")
+    canvas = page.find("#drawing canvas")
+    time.sleep(1)  # the brush needs a moment, and nothing tells when
+    stroke = ActionChains(browser).move_to_element_with_offset(canvas, 0, -100).click_and_hold()
+    stroke.move_by_offset(10, 80).move_by_offset(-10, 80).release().perform()
+    page.enter("#when input[type=number]", "0")  # as it is: the drawing, light on dark
+    page.click("#denoise-go")
+    page.said("denoise", "t = 0: the picture")
+    sheet = page.image("#denoise-x")
+    h, w = (side // 4 for side in sheet.shape)
+    assert sheet[h, w] > 128 > sheet[h, w // 3]
+    for key, level in (("first", 30), ("second", 230)):
+        path = tmp_path / f"{key}.png"
+        Image.new("L", (8, 8), level).save(path)
+        page.tab("Mix")
+        page.find(f"#{key} input[type=file]").send_keys(str(path))
+        wait("the upload", lambda key=key: page.driver.find_elements("css selector", f"#{key} img"))
+    page.enter("#mixed input[type=number]", "0")
+    page.click("#interpolate-go")
+    page.said("interpolate", "t = 0: the picture")
+    row = page.image("#interpolate-x")
+    middle = row[row.shape[0] // 2]
+    assert abs(int(middle[30]) - 30) <= 2
+    assert abs(int(middle[-30]) - 230) <= 2
 
 
 def test_two_visitors_at_once(browser: Any, address: str, model: Path) -> None:
@@ -222,7 +254,7 @@ def test_two_visitors_at_once(browser: Any, address: str, model: Path) -> None:
 def test_compare_and_a_narrow_window(browser: Any, address: str) -> None:
     browser.set_window_size(420, 1000)
     page = Page(browser, address)
-    for tab in ("Draw", "Compare", "Your picture", "Interpolate"):
+    for tab in ("Draw", "Compare", "Edit", "Mix"):
         page.tab(tab)
         wide, shown = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= shown, f"{tab}: {wide} pixels wide in {shown}"

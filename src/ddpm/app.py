@@ -27,7 +27,7 @@ Noise becomes a picture, step by step. Left: the picture on its way, x_t. Right:
 moment, its estimate of x_0."""
 
 _CSS = """
-.pixels img { image-rendering: pixelated; }
+.pixels img { image-rendering: pixelated; padding: 32px 6px 6px; box-sizing: border-box; object-fit: contain; }
 .said { min-height: 1.6em; }
 footer { display: none !important; }
 """
@@ -91,7 +91,7 @@ def build(ground: Playground) -> Any:
             f"**{asked.sampler}** and **{other}**, {asked.steps} steps each, seed {asked.seed}: the same noise. "
             f"Mean difference: {difference:.1f} of 255 grey levels."
         )
-        yield [one, two, words]
+        yield [_rgb(one), _rgb(two), words]
 
     def scrub(kept: Sequence[Frame] | None, place: float) -> list[Any]:
         if not kept:
@@ -119,13 +119,13 @@ def build(ground: Playground) -> Any:
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                name = gr.Dropdown(ground.names, value=ground.names[0], label="Model", elem_id="model")
+                name = gr.Dropdown(_labelled(ground.names), value=ground.names[0], label="Model", elem_id="model")
             with gr.Column(scale=2, min_width=200):
                 facts = gr.Markdown(at.words, elem_id="facts")
         with gr.Row():
             sampler = gr.Dropdown(list(EFFECTIVE), value="ddim", label="Sampler", elem_id="sampler", min_width=140)
             steps = gr.Slider(1, at.steps, at.usual, step=1, label="Steps", elem_id="steps", min_width=200)
-            eta = gr.Slider(0, 1, 0, step=0.05, label="eta (noise on the way)", elem_id="eta", min_width=200)
+            eta = gr.Slider(0, 1, 0, step=0.05, label="eta", elem_id="eta", min_width=200)
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=110)
         with gr.Row():
             classes = gr.Dropdown(
@@ -181,7 +181,7 @@ def build(ground: Playground) -> Any:
                 api_name="compare",
             )  # fmt: skip
             stop.click(None, cancels=[running])
-        with gr.Tab("Your picture"):
+        with gr.Tab("Edit"):
             with gr.Row():
                 with gr.Column(min_width=300):
                     drawn = gr.Sketchpad(
@@ -200,7 +200,7 @@ def build(ground: Playground) -> Any:
                 denoised = _count(gr, "denoise-count")
                 go, stop = _buttons(gr, "denoise", "Noise and denoise")
             film("denoise", go, stop, denoise, [source, drawn, file, invert, when, denoised, *chosen])
-        with gr.Tab("Interpolate"):
+        with gr.Tab("Mix"):
             with gr.Row():
                 first = gr.Image(label="From", type="filepath", sources=["upload"], height=260, elem_id="first")
                 second = gr.Image(label="To", type="filepath", sources=["upload"], height=260, elem_id="second")
@@ -270,6 +270,12 @@ def launch(ground: Playground, port: int | None, *, wait: bool = True) -> str:
     if wait:
         page.block_thread()
     return str(address)
+
+
+def _labelled(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names by their last two parts, where these tell them apart: a path is longer than the page is wide."""
+    short = ["/".join(Path(name).parts[-2:]) for name in names]
+    return [(tail if short.count(tail) == 1 else name, name) for tail, name in zip(short, names, strict=True)]
 
 
 def _gradio() -> Any:
