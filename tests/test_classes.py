@@ -338,6 +338,22 @@ def test_options_leave_the_checkpoints_own_behind(model: Model) -> None:
     assert (none.classes, none.guidance, none.guidance_interval) == ("none", None, None)
 
 
+def test_random_classes_are_functions_of_seed_and_number(model: Model) -> None:
+    settings = sampling_settings(model, classes="random")
+    drawn = labels_of(model.config, range(500), settings)
+    assert drawn is not None
+    assert labels_of(model.config, [7, 3, 499], settings) == [drawn[7], drawn[3], drawn[499]]
+    assert np.bincount(drawn, minlength=10).min() > 25  # 50 expected, with a deviation of 6.7
+    assert len({tuple(drawn[i : i + 10]) for i in range(0, 500, 10)}) == 50  # not in turn
+    other = labels_of(model.config, range(500), sampling_settings(model, classes="random", seed=1))
+    assert other != drawn
+    whole = sample(model, 6, classes="random", guidance=2.0).astype(int)
+    for i, label in enumerate(drawn[:6]):
+        alone = sample(model, 1, start=i, classes=label, guidance=2.0).astype(int)
+        assert np.abs(alone[0] - whole[i]).max() <= 1
+    assert page(np.zeros((9, 8, 8, 1), np.uint8), range(9), model.config, settings).shape[:2] == (3 * 69 + 5,) * 2
+
+
 def test_the_grid_has_a_row_for_each_class(model: Model) -> None:
     settings = sampling_settings(model)
     assert grid_count(model.config) == 60

@@ -300,3 +300,14 @@ def test_a_network_without_the_variances_channels_is_refused() -> None:
     x0, _ = _images()
     with pytest.raises(ValueError, match="2 channels; learned_range needs 4"):
         replace(LINEAR, variance="learned_range").p(lambda x, t: x, x0, 10, 9, clip=True)
+
+
+@pytest.mark.parametrize(
+    ("variance", "few"),
+    [("fixed_large", "fixed_small"), ("fixed_small", "fixed_small"), ("learned_range", "learned_range")],
+)
+def test_a_process_for_fewer_steps(variance: VarianceKind, few: VarianceKind) -> None:
+    """Beta gives way to the posterior's variance over longer steps; another variance stays."""
+    process = Diffusion(schedule=make_schedule("linear", 20), variance=variance)
+    assert process.for_steps(20) == process
+    assert process.for_steps(19).variance == few

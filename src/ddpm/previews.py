@@ -94,8 +94,10 @@ class Previews:
 @torch.no_grad()
 def drawn(config: Config, state: TrainingState, count: int, crop: Crop | None) -> np.ndarray:
     """Samples 0..count-1 of the EMA weights in the preview's few steps: uint8 (N, H, W, C)."""
-    diffusion, size = training_loop.build_diffusion(config), config.sampling.batch_size
-    steps = min(config.training.preview_steps, diffusion.schedule.T)
+    diffusion, training = training_loop.build_diffusion(config), config.training
+    # What fits in training, with its gradients, fits here.
+    size = min(config.sampling.batch_size, training.batch_size // training.accumulation)
+    steps = min(training.preview_steps, diffusion.schedule.T)
     settings = config.sampling.model_copy(update={"steps": steps})
     parts = []
     for start in range(0, count, size):

@@ -195,12 +195,17 @@ def test_a_model_with_classes_is_told_one_or_none(
         made[name] = _pictures(name)
     _same({"x": made["3"]["01-00001.png"]}, {"x": made["7,3"]["01-00001.png"]})
     assert np.abs(made["none"]["01-00001.png"].astype(int) - made["3"]["01-00001.png"]).max() > 1
-    options = ("--class", "3", "--repeats", "1", "--num-samples", "1", "--out", "i")
+    assert _run("edit", labelled, "a.png", "--class", "3", "--guidance", "3", "--num-samples", "2", "--out", "g") == 0
+    assert np.abs(_pictures("g")["01-00001.png"].astype(int) - made["3"]["01-00001.png"]).max() > 1
+    assert json.loads(Path("g/settings.json").read_text())["guidance"] == 3
+    options = ("--class", "3", "--repeats", "1", "--num-samples", "1", "--guidance", "2", "--out", "i")
     assert _run("inpaint", labelled, "a.png", "--box", "0,0,4,4", *options) == 0
     assert _run("interpolate", labelled, "a.png", "b.png", "--class", "3", "--between", "1", "--out", "j") == 0
     capsys.readouterr()
     assert _run("edit", checkpoint, "a.png", "--class", "3", "--out", "x") == 2
     assert "this model was trained without classes" in capsys.readouterr().err
+    assert _run("edit", labelled, "a.png", "--guidance", "2", "--out", "y") == 2
+    assert "guidance: 2.0 has no effect with classes: none" in capsys.readouterr().err
 
 
 def test_what_is_said(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
