@@ -17,7 +17,7 @@ from ddpm.lesson import sample_main, train_main
 ROOT = Path(__file__).parents[2]
 TINY = (
     "training.steps=2",
-    "training.batch_size=4",
+    "training.batch_size=16",
     "training.preview_samples=2",
     "training.preview_steps=2",
     "training.precision=float32",

@@ -34,14 +34,16 @@ def _apply(diff: str, root: Path) -> None:
 
 
 def _changes(body: str) -> list[tuple[str, str]]:
-    """What each run of changed lines replaces, and by what; the line before an addition stays and says where."""
+    """What each run of changed lines replaces, and by what; an addition goes behind the line before it."""
     changes: list[tuple[str, str]] = []
     kept, old, new = "", "", ""
     for line in [*body.splitlines(), " end"]:
         mark, content = line[:1] or " ", line[1:] + "\n"
         if mark == " " or (mark == "-" and new):
-            if old or new:
-                changes.append((old.rstrip("\n"), new.rstrip("\n")) if old else (kept, kept + new))
+            if old:
+                changes.append((old.rstrip("\n"), new.rstrip("\n")))
+            elif new:
+                changes.append((kept, kept + new) if kept else (content, new + content))
             kept, old, new = (content, "", "") if mark == " " else ("", content, "")
         else:
             old, new = (old + content, new) if mark == "-" else (old, new + content)
@@ -65,15 +67,25 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _run(root: Path, line: str) -> str:
-    words = Shell(root, root / "diffusion.pt")._tiny(shlex.split(line)[1:])
-    code = f"import sys; from ddpm.cli import main; sys.exit(main({words!r}))"
+def _run(root: Path, lines: list[str]) -> list[str]:
+    """What each command prints, run in one process of the copied package."""
+    commands = [Shell(root, root / "diffusion.pt")._tiny(shlex.split(line)[1:]) for line in lines]
+    code = "import json, sys; from ddpm.cli import main\n"
+    code += f"for words in json.loads({json.dumps(commands)!r}): print('=' * 9, main(words))"
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     made = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
-    assert made.returncode == 0, made.stderr
-    return made.stdout + made.stderr
+    assert made.returncode == 0, made.stdout
+    *printed, _ = re.split(r"^=========", made.stdout, flags=re.M)
+    assert made.stdout.count("========= 0\n") == len(lines), made.stdout
+    return printed
 
 
 def test_there_are_four_examples_each_below_forty_lines() -> None:
@@ -87,14 +99,13 @@ def test_there_are_four_examples_each_below_forty_lines() -> None:
 
 
 def test_the_examples_run(copied: Path) -> None:
-    commands = {
-        name: next(b.code.strip() for b in blocks_of(example) if not b.language) for name, example in EXAMPLES.items()
-    }
-    assert "midpoint, 5 steps (10 network calls an image)" in _run(copied, commands["A sampler"])
-    assert re.search(r"diffusion.schedule +geometric", _run(copied, commands["A schedule"]))
-    assert "squares: 900 images, 100 held out, 16x16" in _run(copied, commands["A data source"])
-    assert re.search(r"mean distance( +\d+\.\d+)+", _run(copied, commands["A metric"]))
-    (report,) = copied.rglob("samples-*.json")
+    lines = [next(b.code.strip() for b in blocks_of(text) if not b.language) for text in EXAMPLES.values()]
+    sampler, schedule, source, metric = _run(copied, lines)
+    assert "midpoint, 5 steps (10 network calls an image)" in sampler
+    assert re.search(r"diffusion.schedule +geometric", schedule)
+    assert "squares: 900 images, 100 held out, 16x16" in source
+    assert re.search(r"mean distance( +\d+\.\d+)+", metric)
+    (report,) = (copied.parent / "evaluate" / copied.name).glob("samples-*.json")
     assert json.loads(report.read_text())["samples"]["mean_distance"] > 0
 
 
@@ -113,7 +124,7 @@ x = torch.full((1, 1, 1, 1), 1.0, dtype=torch.float64)
 def end(k):
     steps = [(t, t - 2048 // k) for t in range(3072, 1024, -2048 // k)]
     return float(list(midpoint(d, net, x, steps, clip=False))[-1].x)
-exact = end(1024)
+exact = end(256)
 errors = [abs(end(k) - exact) for k in (8, 16, 32)]
 assert 3.3 < errors[0] / errors[1] < 4.7, errors
 assert 3.3 < errors[1] / errors[2] < 4.7, errors

@@ -99,8 +99,9 @@ def test_every_file_of_the_source_is_linked_by_its_own_name() -> None:
     assert links == "B `[c](d)`\n```\n[e](f)\n```\nH\n"
 
 
-def test_blocks_have_known_languages() -> None:
+def test_blocks_have_known_languages_and_are_not_indented() -> None:
     for path in MARKDOWN:
+        assert not re.search(r"^ +```", path.read_text(), re.M), f"{path}: an indented block would not be run"
         found = {block.language for block in blocks_of(path.read_text())}
         assert found <= {"", "sh", "python", "text", "yaml", "diff"}, path
 
