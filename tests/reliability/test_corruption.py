@@ -65,7 +65,7 @@ def test_a_flipped_bit_is_noticed_or_means_nothing(whole: Path, tmp_path: Path) 
     """Without a manifest the file's own checksums tell; they do not cover the padding between its parts."""
     path, noticed = Path(shutil.copy(whole / "diffusion-6.pt", tmp_path)), 0
     sound = path.read_bytes()
-    for place in np.random.default_rng(0).random(150):
+    for place in np.random.default_rng(0).random(50):
         path.write_bytes(flipped(place)(sound))
         try:
             checkpoint.load(path)
@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_noticed_or_means_nothing(whole: Path, tmp_path: Path) 
             noticed += 1
         else:
             assert different(whole / "diffusion-6.pt", path) == []
-    assert noticed > 50
+    assert noticed > 15
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit flipped late", "another program's"])
