@@ -122,6 +122,14 @@ class Page:
     def said(self, key: str, words: str) -> None:
         wait(f"{key}: {words}", lambda: words in self.find(f"#{key}-said").text)
 
+    def note(self) -> str:
+        """What the page warns of, once it is shown."""
+
+        def texts() -> list[str]:
+            return [note.text for note in self.driver.find_elements("css selector", ".toast-body") if note.text]
+
+        return str(wait("a note", texts)[0])
+
     def image(self, selector: str) -> np.ndarray:
         source = wait(selector, lambda: self.find(f"{selector} img").get_attribute("src"))
         assert source.startswith(self.address), source
@@ -170,7 +178,7 @@ def test_a_bad_file_is_said_and_the_page_goes_on(browser: Any, address: str, tmp
     page.tab("Edit")
     page.click("#source input[value=upload]")
     page.click("#denoise-go")
-    note = wait("a note", lambda: browser.find_elements("css selector", ".toast-body"))[0].text
+    note = page.note()
     assert "there is no picture yet: upload one" in note
     for button in browser.find_elements("css selector", ".toast-close"):
         button.click()
@@ -180,7 +188,7 @@ def test_a_bad_file_is_said_and_the_page_goes_on(browser: Any, address: str, tmp
     page.find("#upload input[type=file]").send_keys(str(bad))
     wait("the upload", lambda: page.driver.find_elements("css selector", "#upload img"))
     page.click("#denoise-go")
-    note = wait("a note", lambda: browser.find_elements("css selector", ".toast-body"))[0].text
+    note = page.note()
     assert "no image" in note or "identify" in note
     assert "Traceback" not in note
     good = tmp_path / "good.png"

@@ -27,7 +27,7 @@ from torch import Tensor
 from ddpm.errors import CheckpointError, DDPMError
 from ddpm.interop.foreign import Foreign
 from ddpm.interop.strict import check_weights, refuse, shapes
-from ddpm.interop.xdiffusion import by_kind
+from ddpm.interop.xdiffusion import RESIDUAL, by_kind
 
 _SOURCE = "improved-diffusion's weights"
 
@@ -169,14 +169,7 @@ _NAMES = {
     "middle.1.res": "middle_block.2",
 }
 _LAYERS = {
-    "res": {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "time": "emb_layers.1",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "shortcut": "skip_connection",
-    },
+    "res": RESIDUAL,
     "attention": {"norm": "norm", "qkv": "qkv", "out": "proj_out"},
 }
 _PARTS = list(_LAYERS)

@@ -326,15 +326,17 @@ _NAMES = {
     "middle.0.attention": "middle.1",
     "middle.1.res": "middle.2",
 }
+RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "shortcut": "skip_connection",
+}
+"""The layers of a residual block, which improved-diffusion calls so too."""
 _LAYERS = {
-    "res": {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "time": "emb_layers.1",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "shortcut": "skip_connection",
-    },
+    "res": RESIDUAL,
     "attention": {"norm": "_norm", "qkv": "_qkv", "out": "_proj_out"},
 }
 
