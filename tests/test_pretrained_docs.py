@@ -23,7 +23,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (DOCS / "pretrained.md").read_text(),
 
 
 def test_commands_and_python(lesson: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    short = [*(setting for setting in SHORT if "timesteps" not in setting), "training.preview_measured=2"]
+    short = [*(setting for setting in SHORT if "timesteps" not in setting), "training.preview_measured=4"]
     config = load_config(
         "image/mnist/ddpm_cpu_classes",
         [*short, "diffusion.timesteps=20", "data.held_out=0.2"],

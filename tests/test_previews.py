@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ddpm import checkpoint, previews, run
 from ddpm.config import Config, load_config
 from ddpm.data import load as load_data
+from ddpm.errors import ConfigError
 from ddpm.images import Crop
 from ddpm.previews import Previews
 from ddpm.run import train
@@ -112,6 +113,11 @@ def test_other_data_go_by_their_pixels(tmp_path: Path, monkeypatch: pytest.Monke
     assert scores[0] is not None
     assert scores[0] * 4 < scores[1]  # type: ignore[operator]
     assert Previews(tiny(training__preview_measured=0), images).look(state).score is None
+
+
+def test_too_few_to_measure_are_refused() -> None:
+    with pytest.raises(ConfigError, match="preview_measured: 3 samples are too few"):
+        tiny(training__preview_measured=3)
 
 
 def test_it_may_change_when_a_run_goes_on() -> None:

@@ -248,7 +248,7 @@ class TrainingSection(Section):
     preview_samples: PositiveInt = 16
     """Images in a preview grid."""
     preview_measured: Natural = 64
-    """Samples that a preview's figures are measured on; 0: none are."""
+    """Samples that a preview's figures are measured on, 4 at least; 0: none are."""
     preview_steps: PositiveInt = 50
     """Sampling steps of a preview."""
     trackers: Annotated[tuple[TrackerName, ...], _tuple] = ()
@@ -263,6 +263,11 @@ class TrainingSection(Section):
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into accumulation: {self.accumulation} equal parts"
+            )
+        if 0 < self.preview_measured < 4:
+            raise ValueError(
+                f"preview_measured: {self.preview_measured} samples are too few to measure anything on. Use 4 or more, "
+                "or 0 to measure nothing"
             )
         if self.decay == "constant" and self.decay_steps is not None:
             raise ValueError("decay_steps has no effect with decay: constant. Remove it or set decay")

@@ -71,7 +71,7 @@ def test_the_command_goes_on_where_it_stopped(
     cell.unlink()
     drawn = []
     real = sampler_benchmark.draw_samples
-    monkeypatch.setattr(sampler_benchmark, "sample", lambda *a, **k: drawn.append(k["sampler"]) or real(*a, **k))
+    monkeypatch.setattr(sampler_benchmark, "draw_samples", lambda *a, **k: drawn.append(a[2].sampler) or real(*a, **k))
     assert main(command) == 0
     assert drawn == ["ddim"]
     assert {path: path.read_bytes() for path in (out / "cells").iterdir()} == kept
