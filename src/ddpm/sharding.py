@@ -66,7 +66,8 @@ def shard(*networks: nn.Module) -> None:
         for module in network.modules():
             if isinstance(module, Block):
                 fully_shard(module)
-        fully_shard(network)
+        # After a preview, too, the network must hold its shares again, which the average is updated in.
+        fully_shard(network, reshard_after_forward=True)
 
 
 def is_sharded(network: nn.Module) -> bool:

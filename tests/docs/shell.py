@@ -52,7 +52,8 @@ class Shell:
 
     def _call(self, words: list[str]) -> int:
         match words:
-            case ["ddpm", *rest] | ["python", "-m", "ddpm", *rest]:
+            # torchrun's processes are what tests/distributed is for.
+            case ["ddpm", *rest] | ["python", "-m", "ddpm", *rest] | ["torchrun", _, _, "-m", "ddpm", *rest]:
                 return main(self._tiny(rest))
             case ["python", script, *rest] if script.startswith(("training/", "sampling/")):
                 assert (ROOT / script).is_file()

@@ -16,6 +16,7 @@ from ddpm import checkpoint, kept, manifest
 from ddpm.cli import main
 from ddpm.config import to_yaml
 from ddpm.errors import CheckpointError, DamagedError, DDPMError
+from ddpm.previews import Preview
 from ddpm.run import train
 from tests.reliability.compare import content, different, unlike
 from tests.reliability.runs import Trainers, rich, said
@@ -145,7 +146,7 @@ def test_commands_name_the_damage(
 
 def test_the_best_is_kept_beside_the_last(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([5.0, 2.0, 4.0, float("nan"), 3.0, 2.5, 2.0, 9.0])
-    monkeypatch.setattr("ddpm.training_loop.validation_loss", lambda *_: next(scores))
+    monkeypatch.setattr(Preview, "score", property(lambda _: next(scores)))
     train(rich(root, training__save_every=1, training__keep_last=2), tmp_path, device="cpu", progress=False)
     assert [path.name for path in checkpoint.all_in(tmp_path)] == ["diffusion-7.pt", "diffusion-8.pt"]
     assert manifest.best(tmp_path) == "diffusion-7.pt"  # of equals the later

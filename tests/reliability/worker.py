@@ -127,16 +127,16 @@ def _in_accumulation(hurt: Callable[[], None]) -> None:
 
 def _in_preview(hurt: Callable[[], None]) -> None:
     """After a step of the preview's sampler."""
-    from ddpm import run
+    from ddpm import previews
 
-    original = run.draw
+    original = previews.draw
 
     def patched(*arguments: Any) -> Iterator[Any]:
         for state in original(*arguments):
             hurt()
             yield state
 
-    run.draw = patched
+    previews.draw = patched  # type: ignore[assignment]
 
 
 def _in_save(hurt: Callable[[], None]) -> None:

@@ -129,7 +129,7 @@ def _content(path: Path) -> np.ndarray:
             with gzip.open(file) as stream:
                 content = stream.read(_MAX_BYTES + 1)
             if len(content) > _MAX_BYTES:
-                raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
+                raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
             return np.frombuffer(content, np.uint8)
         empty = file.seek(0, os.SEEK_END) == 0
         return np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
