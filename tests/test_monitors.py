@@ -116,5 +116,5 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     content["network"]["conv_out.bias"].fill_(float("nan"))
     torch.save(content, done.checkpoint)
     (tmp_path / "manifest.json").unlink()  # which would tell
-    with pytest.raises(DDPMError, match=r"diverged.*training\.learning_rate"):
+    with pytest.raises(DDPMError, match=r"(?s)diverged.*training\.learning_rate"):
         train(tiny(), tmp_path, progress=False)

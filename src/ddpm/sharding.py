@@ -76,12 +76,20 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimiser's whole state dict, split as its parameters are."""
+    """Load an optimiser's whole state dict, split and laid out in memory as its parameters are.
+
+    torch's fused steps read moments in the parameters' order of memory, whatever the moments' own is.
+    """
     optimizer.load_state_dict(dict(state))
     for parameter, moments in optimizer.state.items():
-        if is_split(parameter):
-            from torch.distributed.tensor import distribute_tensor
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = _like(parameter, value)
 
-            for name, value in moments.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and not is_split(value):
-                    moments[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    if is_split(parameter):
+        from torch.distributed.tensor import distribute_tensor
+
+        return value if is_split(value) else distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value).detach()
