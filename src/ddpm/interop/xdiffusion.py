@@ -163,8 +163,8 @@ _SCHEDULES = {"linear": "linear", "quadratic": "quad", "cosine": "cosine"}
 def diffusion_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the process that a configuration describes, as `config.DiffusionSection` has them.
 
-    Its ancestral sampler takes the posterior's variance and, in the last step, the clipped estimate of x_0: our
-    `fixed_small`. With fewer steps it starts pure noise at a small t; that is not followed. Raises DDPMError.
+    Its ancestral sampler takes the variance beta and, in the last step, the clipped estimate of x_0: our
+    `fixed_large`. With fewer steps it starts pure noise at a small t; that is not followed. Raises DDPMError.
     """
     diffusion = read(_inner(config, "diffusion"), _PROCESS, _SOURCE)
     scheduler = read(
@@ -179,7 +179,7 @@ def diffusion_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "timesteps": noise["num_scales"],
         "schedule": _SCHEDULES[noise["schedule_type"]],
         "prediction": diffusion["parameterization"],
-        "variance": "fixed_small",
+        "variance": "fixed_large",
     }
 
 
