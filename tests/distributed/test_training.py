@@ -73,7 +73,7 @@ PLAIN: dict[str, object] = {"network__dropout": 0.0, "training__batch_size": 12}
         (2, {}),
         (3, {}),
         (2, {"training__accumulation": 3}),
-        (2, {"training__parallel": "fsdp"}),
+        pytest.param(2, {"training__parallel": "fsdp"}, marks=pytest.mark.slow),
         (2, {"training__parallel": "fsdp", "training__accumulation": 2}),
         (2, {"training__timesteps": "importance", "diffusion__timesteps": 3, "sampling__steps": 3}),
     ],

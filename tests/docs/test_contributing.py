@@ -74,7 +74,7 @@ def _run(root: Path, lines: list[str]) -> list[str]:
     code += f"for words in json.loads({json.dumps(commands)!r}): print('=' * 9, main(words))"
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     made = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-u", "-c", code],  # both streams in the order of what was printed
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,

@@ -105,6 +105,7 @@ def test_files_that_are_no_extractor_are_refused(tmp_path: Path, monkeypatch: py
         load_extractor()
 
 
+@pytest.mark.slow
 def test_training_is_a_function_of_its_seed(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

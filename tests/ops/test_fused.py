@@ -210,6 +210,7 @@ def test_frozen_weights_are_kept_until_they_change() -> None:
     assert error(FUSED.conv3x3(conv, x), 2 * before) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_follows_the_plain_curve() -> None:
     """300 steps of Adam on one task: the losses of the two forms stay together; another seed's do not."""
 
