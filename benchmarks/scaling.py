@@ -3,14 +3,14 @@
     python -m benchmarks.scaling            # the tables of docs/scaling.md
 
 Counted here: operations, parameters, kernels and saved activations of the networks, and (measured on this machine)
-the time to draw a batch's random numbers, which every process does for the whole batch. Assumed: `H100`. Checked
+the time to draw an image's random numbers, which each process does for its own images. Assumed: `H100`. Checked
 against published runs: `CHECKS`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -160,8 +160,8 @@ class Step:
 
     @property
     def host(self) -> float:
-        """Seconds that each process draws random numbers, beside the GPU."""
-        return self.recipe.drawing * self.gpus * self.local
+        """Seconds that each process draws the noise of its own images, beside the GPU."""
+        return self.recipe.drawing * self.local
 
     @property
     def seconds(self) -> float:
@@ -206,11 +206,11 @@ def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
-def rows(recipe: Recipe, batches: Iterable[tuple[int, int]]) -> Iterator[tuple[str, ...]]:
-    """For (GPUs, images a GPU)."""
+def rows(recipe: Recipe, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[str, ...]]:
+    """For (GPUs, images a GPU); efficiency is that of each GPU beside one alone with the most images of the list."""
     images = recipe.steps * recipe.batch
+    alone = Step(recipe, H100, 1, max(local for _, local in batches))
     for gpus, local in batches:
-        alone = Step(recipe, H100, 1, local)
         for sharded in (False, True) if gpus > 1 else (False,):
             step = Step(recipe, H100, gpus, local, sharded)
             pixels = 3 * np.prod(recipe.config.data.size)
