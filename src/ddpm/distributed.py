@@ -1,8 +1,8 @@
 """torch.distributed behind a few small functions; one process is the trivial case.
 
 The processes are started by `torchrun` or `accelerate launch`, which tell each its place by the environment
-(WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Every process draws all of a step's random numbers and works
-on its share; sums are then taken over all, so that the numbers do not depend on how many there are.
+(WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Each works on its share of the images, whose random numbers
+are their own; sums are then taken over all, so that the numbers do not depend on how many there are.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -99,23 +99,17 @@ def _in_order(content: bytes) -> bytes:
 
 def read(path: Path) -> ModelFile:
     """Read a file onto the CPU. Raises CheckpointError naming it: absent, damaged, or no model of ddpm."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a safetensors file: {str(error).splitlines()[0]}") from error
+    metadata, stored = opened(path)
     if metadata.get("format") not in READ:
         raise CheckpointError(
             f"{path}: is not a model of ddpm (its metadata say format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
     try:
         config = parse_config(json.loads(metadata["config"]), source=f"{path} (its configuration)")
-        data = _data_facts(metadata.get("data"), config)
+        said = metadata.get("data")
+        # Files of other makers may say nothing of the data; the classes then go by their numbers.
+        unsaid = DataFacts(0, "", tuple(map(str, range(config.network.classes or 0))))
+        data = unsaid if said is None else data_facts(said)
         step = int(metadata["step"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its metadata lack or misstate {error}") from error
@@ -126,10 +120,24 @@ def read(path: Path) -> ModelFile:
     )
 
 
-def _data_facts(text: str | None, config: Config) -> DataFacts:
-    """Files of other makers may say nothing of the data; the classes then go by their numbers."""
-    if text is None:
-        return DataFacts(0, "", tuple(map(str, range(config.network.classes or 0))))
+def opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of any safetensors file, on the CPU. Raises CheckpointError naming it: absent, damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: cannot be read as a safetensors file (damaged or not safetensors): {reason}"
+        ) from error
+
+
+def data_facts(text: str) -> DataFacts:
+    """The facts of the data, from their JSON. Raises ValueError, KeyError or TypeError if it is none."""
     said = json.loads(text)
-    facts = DataFacts(said["count"], said["fingerprint"], tuple(said["class_names"]))
-    return replace(facts, crop=said["crop"] and Crop(*said["crop"]))
+    crop = said["crop"] and Crop(*said["crop"])
+    return DataFacts(said["count"], said["fingerprint"], tuple(said["class_names"]), crop)

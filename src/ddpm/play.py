@@ -7,15 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ddpm import checkpoint, edits, generate
+from ddpm import checkpoint, edits, generate, shipped
 from ddpm.choices import EFFECTIVE, SamplerName
 from ddpm.config import SamplingSection
 from ddpm.data.decode import decode
@@ -73,9 +71,6 @@ class Wish:
 
 def pretrained() -> Mapping[str, Callable[[], Path]]:
     """Models that come with the package, by name: what gives the file of each. The one place to add them."""
-    if find_spec("ddpm.shipped") is None:
-        return {}
-    shipped = import_module("ddpm.shipped")
     there = [name for name, model in shipped.MODELS.items() if (shipped.FOLDER / model.file).is_file()]
     return {f"pretrained: {name}": partial(shipped.path_of, name) for name in there}
 

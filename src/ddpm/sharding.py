@@ -26,6 +26,8 @@ class Parallel:
     """A network as this process trains it: gradients are averaged over all processes."""
 
     network: nn.Module
+    sharded: bool = False
+    """Whether `shard` has split it."""
 
     @contextmanager
     def summing(self, *, last: bool) -> Iterator[None]:
@@ -35,7 +37,7 @@ class Parallel:
             with nullcontext() if last else network.no_sync():
                 yield
             return
-        if is_sharded(network):
+        if self.sharded:
             network.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
 
@@ -44,7 +46,7 @@ def parallel(network: nn.Module, holding: Holding) -> Parallel:
     """The network for the processes of this job; itself where there is one, or where `shard` has split it."""
     place = distributed.world()
     if place.size == 1 or holding == "fsdp":
-        return Parallel(network)
+        return Parallel(network, sharded=place.size > 1)
     device = next(network.parameters()).device
     ids = [device.index] if device.type == "cuda" else None
     return Parallel(DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True))
@@ -68,11 +70,6 @@ def shard(*networks: nn.Module) -> None:
                 fully_shard(module)
         # After a preview, too, the network must hold its shares again, which the average is updated in.
         fully_shard(network, reshard_after_forward=True)
-
-
-def is_sharded(network: nn.Module) -> bool:
-    """Whether `shard` has split it."""
-    return any(is_split(p) for p in network.parameters())
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -77,10 +77,9 @@ def without_paths(saved: Checkpoint) -> Checkpoint:
     """The checkpoint without the names of folders of the machine it was trained on, which are nobody else's."""
     from dataclasses import replace
 
-    config = saved.config
-    data = config.data.model_copy(update={"root": None})
-    training = config.training.model_copy(update={"init_from": None})
-    return replace(saved, config=config.model_copy(update={"data": data, "training": training}))
+    from ddpm import model_file
+
+    return replace(saved, config=model_file.without_paths(saved.config))
 
 
 def _to_diffusers(saved: Checkpoint, weights: Any, out: Path, which: str) -> list[str]:

@@ -139,9 +139,7 @@ def _content(path: Path) -> np.ndarray:
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}{_REPLACE}") from error
 
 
