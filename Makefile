@@ -1,9 +1,9 @@
-# make demo | test | test-all | check | bench | bench-quick | docs | docs-serve | figures | notebook | install. Everything lives in .venv; nothing else is touched.
+# make demo | test | test-all | fuzz | check | bench | bench-quick | docs | docs-serve | figures | notebook | install. Everything lives in .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install demo test test-all check bench bench-quick docs docs-serve references figures notebook clean
+.PHONY: install demo test test-all fuzz check bench bench-quick docs docs-serve references figures notebook clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ test: .venv/installed-test
 
 test-all: .venv/installed-test
 	$(BIN)/python -m pytest -n auto -m ''
+
+FUZZ ?= 20000
+fuzz: .venv/installed-test
+	DDPM_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz -q
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -56,4 +60,4 @@ notebook: .venv/installed-test
 	$(BIN)/python -m docs.tools.notebook
 
 clean:
-	rm -rf .venv output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -137,12 +137,15 @@ class DiffusionSection(Section):
         return self.variance in ("learned", "learned_range")
 
 
+MOST_CHANNELS = 2**16
+
+
 class NetworkSection(Section):
     channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128
     """Feature maps at full resolution (even: half are sines, half cosines of the timestep)."""
-    multipliers: Annotated[tuple[PositiveInt, ...], _tuple, Field(min_length=1)] = (1, 2, 2, 2)
+    multipliers: Annotated[tuple[PositiveInt, ...], _tuple, Field(min_length=1, max_length=16)] = (1, 2, 2, 2)
     """Feature maps of each resolution level, as multiples of `channels`; each level halves the size."""
-    blocks: PositiveInt = 2
+    blocks: Annotated[int, Field(gt=0, le=64)] = 2
     """Residual blocks a level (one more on the way up)."""
     attention: Annotated[tuple[PositiveInt, ...], _tuple] = (16,)
     """Feature-map sizes (shorter side) at which self-attention is applied."""
@@ -168,12 +171,14 @@ class NetworkSection(Section):
     """Whether the first and the last convolution have a bias."""
     time_scale: Annotated[float, Field(gt=0)] = 1.0
     """Factor of the times that are embedded: improved-diffusion's `rescale_timesteps` is 1000 / T."""
-    classes: Annotated[int, Field(ge=2)] | None = None
+    classes: Annotated[int, Field(ge=2, le=10**6)] | None = None
     """Classes that the network is told, as many as the data have (empty: none, unconditional)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> NetworkSection:
         for width in {self.channels * m for m in self.multipliers}:
+            if width > MOST_CHANNELS:
+                raise ValueError(f"a level of {width:,} channels; at most {MOST_CHANNELS:,} are possible")
             if width % self.norm_groups:
                 raise ValueError(
                     f"a level of {width} channels cannot be split into norm_groups: {self.norm_groups}; "
@@ -579,7 +584,6 @@ def differences(old: Config, new: Config, *, keys: Iterable[str] | None = None) 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import YAMLError
 
     try:
         # The round-trip loader keeps line numbers and builds no objects of its own accord.
@@ -588,7 +592,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not a UTF-8 text file (byte {error.start})") from error
-    except (YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # YAMLError for bad syntax; odd tags and numbers can raise anything
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: is not valid YAML: {getattr(error, 'problem', None) or error}") from error
@@ -639,7 +643,6 @@ def _plain(value: Any, depth: int = 0, seen: Iterator[int] | None = None) -> Any
 def parse_override(text: str) -> tuple[str, Any]:
     """The key and the value of "section.key=value". Raises ConfigError."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -647,7 +650,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: expected section.key=value, for example training.steps=1000")
     try:
         return key, _plain(YAML(typ="safe", pure=True).load(value))
-    except (YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except Exception as error:  # as in `_read_yaml`
         raise ConfigError(f"--set {text}: the value is not valid YAML") from error
 
 

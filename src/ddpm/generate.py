@@ -31,7 +31,7 @@ from ddpm.noise import ImageNoise
 from ddpm.ops.select import Kernels, choose_kernels
 from ddpm.progress import progress_bar
 from ddpm.schedule import Steps, sampling_steps
-from ddpm.training_loop import build_diffusion, build_network, load_weights
+from ddpm.training_loop import build_diffusion, trained_network
 from ddpm.unet import UNet
 
 Weights = Literal["ema", "raw"]
@@ -94,8 +94,7 @@ def load(
         saved = checkpoint.load(path)
         values = saved.ema if weights == "ema" else saved.network
     chosen = choose_device(device)
-    network = build_network(saved.config)
-    load_weights(network, values, str(path))
+    network = trained_network(saved.config, values, str(path))
     computing = choose_precision(precision, chosen)
     return Model(
         config=saved.config,

@@ -33,8 +33,8 @@ def prune(folder: Path, keep: int) -> None:
     best = manifest.best(folder)
     for path in checkpoint.all_in(folder)[:-keep]:
         if path.name != best:
+            manifest.strike(path)  # first: a file without an entry is deleted the next time
             path.unlink(missing_ok=True)
-            manifest.strike(path)
 
 
 def latest(folder: Path, *, sound: bool = False) -> tuple[Path, Checkpoint] | None:

@@ -104,14 +104,27 @@ def build_network(config: Config) -> UNet:
         return UNet(**unet_arguments(config))
 
 
+def trained_network(config: Config, weights: Mapping[str, Tensor], source: str) -> UNet:
+    """The network of a configuration with weights from elsewhere; misfits cost no memory.
+
+    Raises CheckpointError naming `source` and the misfits.
+    """
+    with torch.device("meta"):
+        _check_fit(build_network(config), weights, source)
+    network = build_network(config)
+    load_weights(network, weights, source)
+    return network
+
+
 def new_state(config: Config, *, device: torch.device | None = None) -> TrainingState:
     """Step 0 of a run: fresh weights, or those of `training.init_from`."""
     device = device or choose_device()
     precision = choose_precision(config.training.precision, device)
-    network = build_network(config)
     if config.training.init_from:
         source = checkpoint.load(Path(config.training.init_from))
-        load_weights(network, source.ema, f"training.init_from: {config.training.init_from}")
+        network = trained_network(config, source.ema, f"training.init_from: {config.training.init_from}")
+    else:
+        network = build_network(config)
     compiled = _compile_pays(config, device) if config.training.compile == "auto" else config.training.compile == "on"
     return _assemble(config, network, copy.deepcopy(network), device, precision, config.training.kernels, compiled)
 
@@ -119,9 +132,8 @@ def new_state(config: Config, *, device: torch.device | None = None) -> Training
 def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch.device | None = None) -> TrainingState:
     """The state that a checkpoint holds, to go on from its step under `config`."""
     device = device or choose_device()
-    network, average = build_network(config), build_network(config)
-    load_weights(network, saved.network, "the checkpoint's raw weights")
-    load_weights(average, saved.ema, "the checkpoint's EMA weights")
+    network = trained_network(config, saved.network, "the checkpoint's raw weights")
+    average = trained_network(config, saved.ema, "the checkpoint's EMA weights")
     precision = choose_precision(saved.precision, device)
     training = config.training  # what `auto` came to at the first start stays, so that the numbers do
     kernels = saved.kernels if training.kernels == "auto" else training.kernels
@@ -168,8 +180,14 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source
 
     Raises CheckpointError naming `source` and the misfits.
     """
-    weights = checkpoint.bare(weights)
+    weights = _check_fit(network, weights, source)
     names = {checkpoint.bare_name(name): name for name in network.state_dict()}
+    network.load_state_dict({names[name]: value for name, value in weights.items()})
+
+
+def _check_fit(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """The weights under their bare names. Raises CheckpointError if they are not those of the network."""
+    weights = checkpoint.bare(weights)
     own = {checkpoint.bare_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
     other = {name: tuple(value.shape) for name, value in weights.items()}
     if own != other:
@@ -180,7 +198,7 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source
         ]
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise CheckpointError(f"{source}: does not fit the network: {'; '.join(wrong[:3])}{more}")
-    network.load_state_dict({names[name]: value for name, value in weights.items()})
+    return weights
 
 
 def _assemble(

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills: {self.before} before the first checkpoint, {self.leftovers} in mid-write, "
+            f"{self.kills} kills: {self.before} before the first checkpoint, {self.leftovers} within a write, "
             f"{self.unentered} between a checkpoint and its entry; after each the newest checkpoint was sound. "
             f"The run reached step {self.step:,} and ended as the uninterrupted one"
         )

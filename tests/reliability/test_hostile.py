@@ -27,6 +27,8 @@ from ddpm.errors import CheckpointError, ConfigError, DamagedError, DataError, D
 from ddpm.evaluate.extractor import load_extractor
 from ddpm.evaluate.inception import load_weights
 from ddpm.interop import xdiffusion
+from ddpm.interop.bare import bare_checkpoint
+from ddpm.training_loop import build_network, restore_state
 from tests.data.files import noise, quiet, save, section
 from tests.tiny import tiny
 
@@ -201,6 +203,17 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 10_000
     with pytest.raises(DamagedError, match="a member is compressed"):
         checkpoint.load(bomb)
+
+
+def test_settings_that_claim_a_larger_network_cost_no_memory(tmp_path: Path) -> None:
+    network = build_network(tiny())
+    claimed = tiny(network__channels=2**15, network__norm_groups=1)  # more than a terabyte
+    checkpoint.save(tmp_path / "large.pt", bare_checkpoint(network.state_dict(), claimed))
+    for take in (ddpm.load, lambda path: restore_state(checkpoint.load(path), claimed)):
+        with pytest.raises(CheckpointError, match="does not fit the network: conv_in"):
+            take(tmp_path / "large.pt")
+    with pytest.raises(ConfigError, match="131,072 channels; at most 65,536"):
+        tiny(network__channels=2**16, network__norm_groups=1)
 
 
 def test_archives_that_unpack_to_more_than_a_data_set_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

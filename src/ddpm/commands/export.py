@@ -64,10 +64,9 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict
         write_bare(out, saved, weights, weights_card(saved, which, out.name))
     else:
         from ddpm.interop.runtime import write_program
-        from ddpm.training_loop import build_network, load_weights
+        from ddpm.training_loop import trained_network
 
-        network = build_network(saved.config)
-        load_weights(network, weights, "the checkpoint")
+        network = trained_network(saved.config, weights, "the checkpoint")
         shape: dict[str, Any] = {"in_channels": saved.config.data.channels, "size": saved.config.data.size}
         difference = write_program(out, network, to, saved.config.diffusion.timesteps, **shape)  # type: ignore[arg-type]
     return {"to": to, "out": str(out), "weights": which, "step": saved.step, "lost": lost, "difference": difference}
