@@ -93,7 +93,7 @@ def test_a_crop_comes_back(trained: Path, tmp_path: Path) -> None:
 
 def test_other_makers_may_leave_out_the_data(trained: Path, tmp_path: Path) -> None:
     saved, path = checkpoint.load(trained), tmp_path / "other.safetensors"
-    metadata = {"format": "ddpm-weights", "config": saved.config.model_dump_json(), "step": "20"}
+    metadata = {"format": "ddpm", "config": saved.config.model_dump_json(), "step": "20"}
     save_file({name: value.contiguous() for name, value in saved.ema.items()}, path, metadata)
     model = load(path, device="cpu")
     assert model.data.class_names == tuple("0123456789")

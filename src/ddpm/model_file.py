@@ -2,7 +2,7 @@
 
 It cannot be trained on, for which a checkpoint is, but it is small, and nothing in it can run code. The tensors are
 named as in the network's state dict. The metadata, texts all: `format` ("ddpm"), `config` (the whole configuration,
-JSON), `step`, `data` (JSON of `checkpoint.DataFacts`) and `card` (the model card, Markdown).
+JSON), `weights` (ema or raw), `step`, `data` (JSON of `checkpoint.DataFacts`) and `card` (the model card, Markdown).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ddpm.images import Crop
 
 SUFFIX = ".safetensors"
 FORMAT = "ddpm"
-READ = (FORMAT, "ddpm-weights")
-"""Format marks of files that are read: this module's, and `ddpm export`'s."""
 
+Kind = Literal["ema", "raw"]
+_KINDS: Mapping[str, Kind] = {"ema": "ema", "raw": "raw"}
 Storage = Literal["float32", "float16", "bfloat16"]
 """What weights are stored in: 2.6 million of them take 10 MB, or 5 in one of the others."""
 
@@ -44,8 +44,8 @@ class ModelFile:
     storage: str
     """What they are stored in."""
     card: str
-    kind: str = "ema"
-    """Which weights they are: ema or raw."""
+    kind: Kind = "ema"
+    """Which weights they are: the moving average or the raw ones."""
 
 
 def is_model_file(path: Path) -> bool:
@@ -78,6 +78,7 @@ def write(path: Path, model: ModelFile) -> None:
     metadata = {
         "format": FORMAT,
         "config": json.dumps(plain(model.config)),
+        "weights": model.kind,
         "step": str(model.step),
         "data": json.dumps(asdict(model.data)),
         "card": model.card,
@@ -100,9 +101,10 @@ def _in_order(content: bytes) -> bytes:
 def read(path: Path) -> ModelFile:
     """Read a file onto the CPU. Raises CheckpointError naming it: absent, damaged, or no model of ddpm."""
     metadata, stored = opened(path)
-    if metadata.get("format") not in READ:
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: is not a model of ddpm (its metadata say format {metadata.get('format')!r}, expected {FORMAT!r})"
+            "; a diffusers model is imported as a folder, with its config.json and scheduler_config.json"
         )
     try:
         config = parse_config(json.loads(metadata["config"]), source=f"{path} (its configuration)")
@@ -110,14 +112,12 @@ def read(path: Path) -> ModelFile:
         # Files of other makers may say nothing of the data; the classes then go by their numbers.
         unsaid = DataFacts(0, "", tuple(map(str, range(config.network.classes or 0))))
         data = unsaid if said is None else data_facts(said)
-        step = int(metadata["step"])
+        step, which = int(metadata["step"]), _KINDS[metadata.get("weights", "ema")]
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its metadata lack or misstate {error}") from error
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in stored.values()})
+    storage = sorted({str(value.dtype).removeprefix("torch.") for value in stored.values()})
     weights = {name: value.float() for name, value in stored.items()}
-    return ModelFile(
-        config, data, step, weights, ", ".join(kinds), metadata.get("card", ""), metadata.get("weights", "ema")
-    )
+    return ModelFile(config, data, step, weights, ", ".join(storage), metadata.get("card", ""), which)
 
 
 def opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

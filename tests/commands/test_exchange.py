@@ -62,6 +62,8 @@ def test_as_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("import", "w.safetensors", "--out", "back.pt", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["kind"], facts["parameters"], facts["assumed"]) == ("ddpm's safetensors", 44_969, {})
+    assert run("sample", "w.safetensors", "--num-samples", "1", "--device", "cpu") == 2
+    assert "w.safetensors holds the raw weights alone; say --weights raw" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,13 +14,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpm import checkpoint, generate
+from ddpm import checkpoint, generate, model_file
 from ddpm.checkpoint import DataFacts
+from ddpm.config import plain
 from ddpm.errors import CheckpointError, ConfigError, DDPMError, UsageError
 from ddpm.images import Crop
 from ddpm.interop.adopt import adopt
-from ddpm.interop.bare import bare_checkpoint, write_bare
+from ddpm.interop.bare import bare_checkpoint
 from ddpm.interop.xdiffusion import diffusion_settings
+from ddpm.model_file import ModelFile
 from ddpm.training_loop import build_diffusion, build_network
 from tests.interop.test_improved import small
 from tests.reference import arrays
@@ -138,9 +140,8 @@ def test_our_safetensors_come_back_whole(tmp_path: Path) -> None:
     config = tiny(sampling__sampler="ddim", sampling__eta=0.5)
     weights = build_network(config).state_dict()
     facts = DataFacts(1617, "ab" * 32, ("0", "1"), Crop(1, 2, 3, 4))
-    saved = bare_checkpoint(weights, config, step=12, data=facts)
     path = tmp_path / "w.safetensors"
-    write_bare(path, saved, weights, "a card")
+    model_file.write(path, ModelFile(config, facts, 12, weights, "float32", "a card"))
     back = adopt(path).checkpoint
     assert (back.step, back.config, back.data) == (12, config, facts)
     assert back.ema.keys() == weights.keys()
@@ -148,11 +149,11 @@ def test_our_safetensors_come_back_whole(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape("holds its whole configuration; leave data.source out")):
         adopt(path, ["data.source=digits"])
     save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="has no configuration of ddpm in it"):
+    with pytest.raises(CheckpointError, match="a diffusers model is imported as a folder"):
         adopt(tmp_path / "other.safetensors")
-    broken = {"format": "ddpm", "config": json.dumps({}), "data": "{}", "step": "1"}
+    broken = {"format": "ddpm", "config": json.dumps(plain(config)), "data": "{}", "step": "1"}
     save_file({"w": torch.zeros(1)}, tmp_path / "broken.safetensors", metadata=broken)
-    with pytest.raises(CheckpointError, match="its header lacks or misstates"):
+    with pytest.raises(CheckpointError, match="its metadata lack or misstate"):
         adopt(tmp_path / "broken.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged or not safetensors"):

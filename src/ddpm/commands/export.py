@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddpm.commands.arguments import Commands
 from ddpm.errors import UsageError
@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"written    {options.out}")
 
 
-def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict[str, Any]:
+def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: Literal["ema", "raw"]) -> dict[str, Any]:
     """Write a checkpoint in one of FORMATS; returns what `--json` prints.
 
     Raises DDPMError naming what the format cannot express.
@@ -58,10 +58,12 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: str) -> dict
     elif out.is_dir():
         raise UsageError(f"--out: {out} is a folder; {to} is one file")
     elif to == "safetensors":
-        from ddpm.interop.bare import write_bare
+        from ddpm import model_file
         from ddpm.interop.card import weights_card
+        from ddpm.model_file import ModelFile
 
-        write_bare(out, saved, weights, weights_card(saved, which, out.name))
+        card = weights_card(saved, which, out.name)
+        model_file.write(out, ModelFile(saved.config, saved.data, saved.step, weights, "float32", card, which))
     else:
         from ddpm.interop.runtime import write_program
         from ddpm.training_loop import trained_network
