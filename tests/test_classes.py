@@ -429,10 +429,11 @@ def test_benchmarks_work() -> None:
     assert speed.network_call(classy(), 3, CPU)().shape == (3, 1, 8, 8)  # type: ignore[attr-defined]
 
 
-def test_the_shipped_twin_differs_in_its_classes_alone() -> None:
+def test_the_shipped_twin_differs_in_its_classes_and_its_length_alone() -> None:
     twin, plain = (load_config(f"image/mnist/ddpm_cpu{end}") for end in ("_classes", ""))
     network = twin.network.model_copy(update={"classes": None})
-    training = twin.training.model_copy(update={"label_dropout": None})
+    length = {key: getattr(plain.training, key) for key in ("steps", "learning_rate", "ema_decay")}
+    training = twin.training.model_copy(update={"label_dropout": None, **length})
     assert twin.model_copy(update={"network": network, "training": training}) == plain
     assert (twin.network.classes, twin.training.label_dropout) == (10, 0.1)
     assert to_yaml(twin).count("classes") == 2

@@ -139,7 +139,7 @@ def test_every_option_changes_the_images(model: Model) -> None:
         "euler": {"churn": 4.0},
         "ancestral": {"spacing": "quadratic"},
         "pndm": {"clip": False},
-        "plms": {"spacing": "trailing"},
+        "plms": {"spacing": "linspace"},
     }
     assert set(plain) == set(EFFECTIVE)
     drawn = {name: sample(model, 2, sampler=name, steps=6) for name in plain}

@@ -185,7 +185,7 @@ def test_all_steps_is_no_respacing() -> None:
 
 def test_spaced_steps_equal_improved_diffusion() -> None:
     for count in (2, 10, 20, 50):
-        assert spaced_steps(1000, count) == improved_steps(1000, [count])
+        assert spaced_steps(1000, count, "linspace") == improved_steps(1000, [count])
 
 
 @pytest.mark.parametrize("count", [0, 11, -1])

@@ -6,6 +6,8 @@ from typing import Literal
 
 SamplerName = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "euler", "pndm", "plms"]
 Spacing = Literal["linspace", "leading", "trailing", "quadratic", "karras"]
+DEFAULT_SPACING: Spacing = "trailing"
+"""The best at few steps of those that suit every sampler (docs/samplers.md has the measurement)."""
 
 TrackerName = Literal["wandb", "mlflow"]
 

@@ -301,7 +301,7 @@ class SamplingSection(Section):
     """The solver's steps (empty: all T). Network calls an image: as many, but up to 2 K - 1 for heun, K + 9 for pndm,
     K + 1 for plms."""
     spacing: Spacing | None = None
-    """Which timesteps the steps visit (empty: linspace)."""
+    """Which timesteps the steps visit (empty: trailing)."""
     eta: Annotated[float, Field(ge=0, le=1)] | None = None
     """Noise of ddim: 0 (empty) is deterministic, 1 ancestral."""
     order: Literal[1, 2, 3] | None = None
@@ -344,12 +344,12 @@ class SamplingSection(Section):
         if self.sampler in ("pndm", "plms") and self.spacing in ("quadratic", "karras"):
             raise ValueError(
                 f"spacing: {self.spacing} does not suit the sampler {self.sampler}, whose rules take the steps for "
-                "equally long. Use linspace, leading or trailing"
+                "equally long. Use trailing, linspace or leading"
             )
         if self.conventions is not None and self.spacing in ("quadratic", "karras"):
             raise ValueError(
-                f"spacing: {self.spacing} is none of conventions: {self.conventions}. Use linspace, leading or "
-                "trailing, or remove conventions"
+                f"spacing: {self.spacing} is none of conventions: {self.conventions}. Use trailing, linspace "
+                "or leading, or remove conventions"
             )
         if self.clip_quantile is not None and self.clip != "dynamic":
             raise ValueError(

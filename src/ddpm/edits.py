@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm import samplers
+from ddpm.choices import DEFAULT_SPACING
 from ddpm.classes import condition
 from ddpm.config import SamplingSection
 from ddpm.data.given import Given
@@ -61,7 +62,8 @@ class Editor:
     @property
     def steps(self) -> Steps:
         """From T down to 0."""
-        return sampling_steps(self.model.diffusion.schedule, self.settings.steps, self.settings.spacing or "linspace")
+        settings, schedule = self.settings, self.model.diffusion.schedule
+        return sampling_steps(schedule, settings.steps, settings.spacing or DEFAULT_SPACING)
 
     @property
     def diffusion(self) -> Diffusion:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm import checkpoint, files, model_file, samplers
 from ddpm.checkpoint import DataFacts
-from ddpm.choices import EFFECTIVE, PARTICULAR
+from ddpm.choices import DEFAULT_SPACING, EFFECTIVE, PARTICULAR
 from ddpm.classes import class_numbers, condition, grid_count, page
 from ddpm.conditioning import LabelledNet
 from ddpm.config import ABOUT_CLASSES, Config, SamplingSection
@@ -231,7 +231,7 @@ def network_calls(model: Model, settings: SamplingSection) -> int:
 
 
 def _steps(diffusion: Diffusion, settings: SamplingSection) -> Steps:
-    spacing, T = settings.spacing or "linspace", diffusion.schedule.T
+    spacing, T = settings.spacing or DEFAULT_SPACING, diffusion.schedule.T
     if settings.conventions == "diffusers":
         steps_of = diffusers_ddim_steps if settings.sampler == "ddim" else diffusers_steps
         return steps_of(T, settings.steps or T, spacing)  # type: ignore[arg-type]

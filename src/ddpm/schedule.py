@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddpm.choices import Spacing
+from ddpm.choices import DEFAULT_SPACING, Spacing
 
 ScheduleName = Literal["linear", "quad", "const", "jsd", "warmup10", "warmup50", "cosine", "sigmoid"]
 Time = int | float | Tensor
@@ -191,7 +191,7 @@ def _sigmoid_alpha_bar(u: float, start: float = -3.0, end: float = 3.0) -> float
     return (sigmoid(end) - sigmoid(start + u * (end - start))) / (sigmoid(end) - sigmoid(start))
 
 
-def spaced_steps(T: int, count: int | None = None, spacing: Spacing = "linspace") -> list[Pair]:
+def spaced_steps(T: int, count: int | None = None, spacing: Spacing = DEFAULT_SPACING) -> list[Pair]:
     """The (t, s) pairs of a sampler with `count` steps: integers from T down to 0.
 
     With count = T (or None) every timestep is visited, whatever the spacing.
@@ -242,7 +242,7 @@ def karras_steps(schedule: NoiseSchedule, count: int, rho: float = 7.0) -> list[
     return list(itertools.pairwise([*times, 0.0]))
 
 
-def sampling_steps(schedule: NoiseSchedule, count: int | None = None, spacing: Spacing = "linspace") -> Steps:
+def sampling_steps(schedule: NoiseSchedule, count: int | None = None, spacing: Spacing = DEFAULT_SPACING) -> Steps:
     """The pairs of a sampler with `count` steps (None: T) in any of the spacings.
 
     Raises ValueError as `spaced_steps` and `karras_steps` do.

@@ -66,7 +66,7 @@ def test_the_command_goes_on_where_it_stopped(
     assert results["reference_sha256"] != results["unseen_sha256"]
     assert {"checkpoint_sha256", "weights", "extractor_sha256", "transform", "seed", "images", "ddpm"} <= set(results)
 
-    cell = out / "cells" / "ddim-linspace-3.json"
+    cell = out / "cells" / "ddim-trailing-3.json"
     kept = {path: path.read_bytes() for path in (out / "cells").iterdir()}
     cell.unlink()
     drawn = []

@@ -260,7 +260,7 @@ def test_what_they_cannot_express() -> None:
     [
         ({"sampler": "heun", "steps": 10}, "sampling.sampler: heun"),
         ({"steps": 20, "spacing": "quadratic"}, "sampling.spacing: quadratic in 20 steps"),
-        ({"sampler": "ddim", "steps": 30}, "sampling.spacing: linspace in 30 steps"),
+        ({"sampler": "ddim", "steps": 30}, "sampling.spacing: trailing in 30 steps"),
     ],
 )
 def test_what_is_not_taken_over_is_said(sampling: dict[str, Any], lost: str) -> None:

@@ -49,10 +49,10 @@ X, Y = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(s), dtype
 
 def test_steps_below_a_time() -> None:
     steps = spaced_steps(100, 5)
-    assert steps == [(100, 75), (75, 51), (51, 26), (26, 1), (1, 0)]
+    assert steps == [(100, 80), (80, 60), (60, 40), (40, 20), (20, 0)]
     assert steps_below(steps, 100) == steps
-    assert steps_below(steps, 60) == [(60, 51), (51, 26), (26, 1), (1, 0)]
-    assert steps_below(steps, 26) == [(26, 1), (1, 0)]
+    assert steps_below(steps, 55) == [(55, 40), (40, 20), (20, 0)]
+    assert steps_below(steps, 40) == [(40, 20), (20, 0)]
     assert steps_below(steps, 0) == []
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ddpm.choices import SamplerName, Spacing
+from ddpm.choices import DEFAULT_SPACING, SamplerName, Spacing
 from ddpm.commands.arguments import Commands, add_device, add_precision, add_set, duration, natural, positive
 from ddpm.errors import DDPMError, UsageError
 
@@ -38,9 +38,8 @@ def add(commands: Commands) -> None:
     samplers.add_argument(
         "--samplers", type=_one_of(SamplerName), metavar="S,S,...", help="default: all; of " + _names(SamplerName)
     )
-    samplers.add_argument(
-        "--spacings", type=_one_of(Spacing), metavar="P,P,...", help="default: linspace; of " + _names(Spacing)
-    )
+    spacings = f"default: {DEFAULT_SPACING}; of {_names(Spacing)}"
+    samplers.add_argument("--spacings", type=_one_of(Spacing), metavar="P,P,...", help=spacings)
     samplers.add_argument("--seed", type=natural, default=0, metavar="S", help="of all noise (default 0)")
     samplers.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
     samplers.add_argument("--out", type=Path, metavar="DIR", help="default: benchmark/<run> beside the run's folder")

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ddpm.charts import Line, Panel, chart, require_matplotlib
-from ddpm.choices import SamplerName, Spacing
+from ddpm.choices import DEFAULT_SPACING, SamplerName, Spacing
 from ddpm.config import SamplingSection
 from ddpm.data import ImageSet, Split
 from ddpm.errors import UsageError
@@ -72,7 +72,7 @@ def run(
     images: int = 512,
     budgets: Sequence[int] = CALLS,
     samplers: Sequence[SamplerName] = get_args(SamplerName),
-    spacings: Sequence[Spacing] = ("linspace",),
+    spacings: Sequence[Spacing] = (DEFAULT_SPACING,),
     seed: int = 0,
     data_root: str | None = None,
     progress: bool = True,

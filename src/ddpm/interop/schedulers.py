@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
+from ddpm.choices import DEFAULT_SPACING
 from ddpm.errors import DDPMError
 from ddpm.interop.steps import DiffusersSpacing, diffusers_ddim_steps, diffusers_steps
 from ddpm.interop.strict import Field, anything, count, number, one_of, read, refuse
@@ -236,7 +237,7 @@ def _spacing(sampling: Mapping[str, Any], schedule: NoiseSchedule) -> tuple[str,
     """Their timestep_spacing that visits our times, and what is lost where none does."""
     sampler, T = sampling["sampler"], schedule.T
     count: int = sampling["steps"] or T
-    spacing: Any = sampling["spacing"] or "linspace"
+    spacing: Any = sampling["spacing"] or DEFAULT_SPACING
     if sampling["conventions"] == "diffusers":
         return spacing, []
     if sampler not in ("ancestral", "ddim"):
