@@ -107,11 +107,14 @@ def _version(package: str) -> str:
 
 def _speed(network: Network, work: Work, batch: int, *, rounds: int, compiled: bool) -> Iterator[str]:
     calls = _calls(network, work, batch, compiled=compiled)
+    gflop = dict.fromkeys(calls, _gigaflop(network))
+    for name, (call, own) in _of_other_networks(network, work, batch).items():
+        calls[name], gflop[name] = call, own
     timings = take_turns(calls, rounds)
     what = "training step" if work == "train" else "network call in sampling"
     yield f"## {what}, {network.name}, batch {batch}"
     yield ""
-    flop = _gigaflop(network) * batch * (3 if work == "train" else 1)
+    passes = batch * (3 if work == "train" else 1)
     rivals = [name for name in timings if name.startswith("diffusers")] or ["ours, plain float32"]
     best = min(rivals, key=lambda name: timings[name].median)
     first = rivals[0]
@@ -121,7 +124,7 @@ def _speed(network: Network, work: Work, batch: int, *, rounds: int, compiled: b
         against = [timing.times_faster_than(timings[rival]) for rival in ((first,) if best == first else (first, best))]
         ratios = (f"{middle:.2f}x ({low:.2f} to {high:.2f})" for middle, low, high in against)
         seconds = timing.median
-        return name, f"{seconds * 1e3:.0f}", f"{batch / seconds:.1f}", f"{flop / seconds:.0f}", *ratios
+        return name, f"{seconds * 1e3:.0f}", f"{batch / seconds:.1f}", f"{gflop[name] * passes / seconds:.0f}", *ratios
 
     yield from _table(columns, (row(name, timing) for name, timing in timings.items()))
 
@@ -143,6 +146,21 @@ def _calls(network: Network, work: Work, batch: int, *, compiled: bool) -> dict[
     if compiled and work == "train":
         calls["ours, plain, compiled"] = candidates.ours(network, work, batch, kernels="plain", compile="on")
     return calls
+
+
+def _of_other_networks(network: Network, work: Work, batch: int) -> dict[str, tuple[Call, float]]:
+    """Peers whose network is of another form, beside ours of their size: the call, and GFLOP an image."""
+    if network is not PAPER:
+        return {}
+    peer = "denoising-diffusion-pytorch"
+    try:
+        return {
+            f"{peer} {how}": candidates.denoising_diffusion_pytorch(work, batch, best=best)
+            for how, best in (("as documented", False), ("at its best", True))
+        }
+    except (ImportError, RuntimeError) as error:  # torchvision, which it needs, raises RuntimeError beside some torches
+        print(f"{peer} is skipped (pip install -r benchmarks/requirements-torchvision.txt): {error}", file=sys.stderr)
+        return {}
 
 
 def _gigaflop(network: Network) -> float:

@@ -1,4 +1,4 @@
-"""What is compared: ours and diffusers', one training step or one network call of the same network."""
+"""What is compared: one training step or one network call, of ours and of peers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.config import Config, parse_config
 from ddpm.device import autocast, choose_precision
@@ -133,6 +134,47 @@ def diffusers(network: Network, work: Work, batch: int, *, best: bool, compiled:
         return loss.item()
 
     return step
+
+
+def denoising_diffusion_pytorch(work: Work, batch: int, *, best: bool) -> tuple[Call, float]:
+    """The network and the training step of its documentation, and the network's GFLOP an image.
+
+    Its network is of its own form, of the size of the paper's; `best`: channels last, the faster precision.
+    """
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+    torch.manual_seed(0)
+    model = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=True)
+    diffusion = GaussianDiffusion(model, image_size=32, timesteps=1000).to(DEVICE)
+    t = torch.full((batch,), 500, device=DEVICE)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(_noise(1, 32), t[:1])
+    context: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    x = _noise(batch, 32)
+    if best:
+        diffusion, x = diffusion.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        precision = choose_precision("auto", DEVICE)
+        context = lambda: autocast(precision, DEVICE)  # noqa: E731
+    optimizer = torch.optim.Adam(model.parameters(), lr=8e-5, betas=(0.9, 0.99))
+    images = x.clamp(-1, 1) / 2 + 0.5
+
+    @torch.no_grad()
+    def call() -> float:
+        with context():
+            return float(model(x, t).flatten()[0])
+
+    def step() -> float:
+        with context():
+            loss = diffusion(images)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    if work == "call":
+        model.eval()
+    return step if work == "train" else call, counter.get_total_flops() / 1e9
 
 
 def _noise(batch: int, size: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 
 from benchmarks.candidates import DEVICE
 from benchmarks.timing import take_turns
-from ddpm import checkpoint
-from ddpm.checkpoint import Checkpoint
+from ddpm import checkpoint, model_file
+from ddpm.config import Config
 from ddpm.errors import DDPMError
 from ddpm.generate import load, network_calls, sample, sampling_settings
-from ddpm.training_loop import build_diffusion, build_network, load_weights
+from ddpm.model_file import is_model_file
+from ddpm.training_loop import build_diffusion, trained_network
 
 IMAGES = 1000
 TIMED = 20
@@ -34,11 +36,9 @@ TIMED = 20
 class AsTheirs(nn.Module):
     """Our plain network in the shape that diffusers' pipeline calls: t counted from 0, an answer in a box."""
 
-    def __init__(self, saved: Checkpoint) -> None:
+    def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        config = saved.config
-        self.inner = build_network(config)
-        load_weights(self.inner, saved.ema, "the checkpoint")
+        self.inner = trained_network(config, weights, "the model")
         self.config = SimpleNamespace(sample_size=config.data.size, in_channels=config.data.channels)
         self.dtype = torch.float32
 
@@ -65,7 +65,7 @@ def main() -> None:
     except DDPMError as error:
         parser.exit(1, f"{error}\n")
     batch = settings.batch_size
-    theirs = pipeline(checkpoint.load(Path(options.checkpoint)))
+    theirs = pipeline(Path(options.checkpoint))
     timings = take_turns(
         {
             "ours": lambda: sample(model, IMAGES, **changes),
@@ -85,13 +85,19 @@ def main() -> None:
     print(f"{ratios[len(ratios) // 2]:.0f}x ({ratios[0]:.0f} to {ratios[-1]:.0f})  {time.strftime('%Y-%m-%d')}")
 
 
-def pipeline(saved: Checkpoint) -> Any:
-    """diffusers' DDPMPipeline on the checkpoint's EMA weights and betas, in float32."""
+def pipeline(path: Path) -> Any:
+    """diffusers' DDPMPipeline on the EMA weights and betas of a checkpoint or a file of weights, in float32."""
     import diffusers
 
-    alpha_bar = build_diffusion(saved.config).schedule.alpha_bar
-    scheduler = diffusers.DDPMScheduler(trained_betas=(1 - alpha_bar[1:] / alpha_bar[:-1]).tolist())
-    network = AsTheirs(saved).to(DEVICE).eval().requires_grad_(False)
+    if is_model_file(path):
+        config, weights = (model := model_file.read(path)).config, model.weights
+    else:
+        config, weights = (saved := checkpoint.load(path)).config, saved.ema
+    alpha_bar = build_diffusion(config).schedule.alpha_bar
+    betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()
+    predicts = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[config.diffusion.prediction]
+    scheduler = diffusers.DDPMScheduler(trained_betas=betas, prediction_type=predicts)
+    network = AsTheirs(config, weights).to(DEVICE).eval().requires_grad_(False)
     made = diffusers.DDPMPipeline(network, scheduler)
     made.set_progress_bar_config(disable=True)
     return made

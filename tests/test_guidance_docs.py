@@ -21,9 +21,9 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.S)
 def test_commands_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = tiny(network__classes=10, diffusion__timesteps=60, training__steps=1)
-    train(config, tmp_path / "run", progress=False).checkpoint.rename(tmp_path / "diffusion-5000.pt")
+    train(config, tmp_path / "run", progress=False).checkpoint.rename(tmp_path / "diffusion-12000.pt")
     first, *commands = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-    assert load_config(first.split()[2]).training.steps == 5000  # the checkpoint that the page names
+    assert load_config(first.split()[2]).training.steps == 12000  # the checkpoint that the page names
     assert len(commands) == 5
     for i, line in enumerate(commands):
         name, *words = shlex.split(line)
