@@ -154,10 +154,11 @@ def _of_other_networks(network: Network, work: Work, batch: int) -> dict[str, tu
         return {}
     peer = "denoising-diffusion-pytorch"
     try:
-        return {
-            f"{peer} {how}": candidates.denoising_diffusion_pytorch(work, batch, best=best)
+        made = [
+            (how, *candidates.denoising_diffusion_pytorch(work, batch, best=best))
             for how, best in (("as documented", False), ("at its best", True))
-        }
+        ]
+        return {f"{peer} {how} (its own network: {own:.1f} GFLOP)": (call, own) for how, call, own in made}
     except (ImportError, RuntimeError) as error:  # torchvision, which it needs, raises RuntimeError beside some torches
         print(f"{peer} is skipped (pip install -r benchmarks/requirements-torchvision.txt): {error}", file=sys.stderr)
         return {}
