@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from gzip import GzipFile
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def _samples(shard: str) -> Iterator[Mapping[str, Any]]:
     stream: Any = None
     try:
         stream = _open(shard)
-        with closing(stream):  # which also tells how a download ended: a tar file that is cut off may look whole
+        with closing(stream):  # which also tells how a download ended
             try:
-                yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
+                content = _Ending(GzipFile(fileobj=stream) if shard.endswith(("gz", "GZ")) else stream)
+                yield from group_by_keys(tar_file_expander([{"url": shard, "stream": content}]))
+                content.check()
             except GeneratorExit:  # nobody reads on: a program that waits for its server is not waited for
                 if hasattr(stream, "proc"):
                     stream.ignore_errors = True
@@ -106,6 +109,25 @@ def _samples(shard: str) -> Iterator[Mapping[str, Any]]:
                 raise
     except Exception as error:  # libraries and programs for each kind of URL raise their own
         raise DataError(f"{shard}: cannot be read as a shard (a tar file): {_why(error, stream)}") from error
+
+
+class _Ending:
+    """A stream that must end as tar files do: one cut off between two members is else taken for a shorter one."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._last = stream, b""
+
+    def read(self, size: int) -> bytes:
+        content: bytes = self._stream.read(size)
+        self._last = (self._last + content)[-1024:]
+        return content
+
+    def check(self) -> None:
+        """Raises ValueError."""
+        while self.read(2**16):
+            pass
+        if self._last != bytes(1024):
+            raise ValueError("it is cut off: the mark at the end of a tar file is missing")
 
 
 def _open(shard: str) -> Any:

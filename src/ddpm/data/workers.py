@@ -8,6 +8,7 @@ ended.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import signal
@@ -16,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 
@@ -38,24 +39,33 @@ def usual_workers() -> int:
 
 
 def decoded(
-    chunks: Iterable[Sequence[Taken]], config: DataSection, workers: int
+    chunks: Iterator[Sequence[Taken]], config: DataSection, workers: int
 ) -> Generator[tuple[Taken, np.ndarray | str], None, None]:
     """Each picture as a frame, uint8 (C, H, W), or the reason why it is none; in order, two chunks a worker ahead.
 
-    Raises DataError when a worker dies.
+    Raises DataError when a worker dies, and what `chunks` raises, but after all that came before it.
     """
     processes = [_start(config) for _ in range(workers)]
     waiting: deque[tuple[Process, Sequence[Taken]]] = deque()
     shape = (config.channels, *config.size)
+    failed: DataError | None = None
     try:
-        for number, chunk in enumerate(chunks):
-            process = processes[number % workers]
+        for process in itertools.cycle(processes):
+            try:
+                chunk = next(chunks, None)
+            except DataError as error:
+                failed = error
+                break
+            if chunk is None:
+                break
             _send(process, [one.sample.content for one in chunk])
             waiting.append((process, chunk))
             if len(waiting) > 2 * workers:
                 yield from _received(*waiting.popleft(), shape)
         while waiting:
             yield from _received(*waiting.popleft(), shape)
+        if failed is not None:
+            raise failed
     finally:
         for process in processes:
             _end(process)
