@@ -245,14 +245,16 @@ def test_workers_end_with_a_killed_process_and_by_no_signal_before() -> None:
     # No main guard, and not a file: what a worker imports is ours alone.
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        children = [int(word) for word in parent.stdout.readline().split()]
-        for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal or a scheduler sends them to all
-            for child in children:
-                os.kill(child, number)
-        assert parent.stdout.readline() == "still\n"
-        assert len(children) == 2
-        assert not any(map(_gone, children))
-        parent.kill()
+        try:
+            children = [int(word) for word in parent.stdout.readline().split()]
+            for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal or a scheduler sends them to all
+                for child in children:
+                    os.kill(child, number)
+            assert parent.stdout.readline() == "still\n"
+            assert len(children) == 2
+            assert not any(map(_gone, children))
+        finally:
+            parent.kill()
     _wait_until_gone(children)
 
 
