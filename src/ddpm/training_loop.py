@@ -165,7 +165,8 @@ def _position(saved: checkpoint.Checkpoint) -> Position:
         raise CheckpointError(
             f"the run was saved by {count} {'process' if count == 1 else 'processes'}, each at its own place in the "
             f"stream of images, which {place.size} cannot go on from without leaving out or repeating some. Start "
-            f"it with {count} (torchrun --nproc-per-node {count}), or begin the data anew with --allow-change data.images"
+            f"it with {count} (torchrun --nproc-per-node {count}), or begin the data anew with --allow-change "
+            "data.images"
         )
     return saved.stream[place.rank]
 

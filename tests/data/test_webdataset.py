@@ -7,6 +7,8 @@ import gzip
 import http.server
 import io
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 import threading
@@ -22,7 +24,7 @@ import pytest
 
 from ddpm import data
 from ddpm.config import DataSection
-from ddpm.data import ImageStream
+from ddpm.data import ImageStream, webdataset
 from ddpm.data.records import Sample
 from ddpm.errors import DataError
 from tests.data.files import level_png, level_shards, quiet, section, shard
@@ -86,10 +88,12 @@ class Server(http.server.SimpleHTTPRequestHandler):
         content = source.read()
         if "cut" in self.path:
             content = content[: content.index(b"0001.png")]  # between two members
-        outputfile.write(content)
         if "slow" in self.path:
+            outputfile.write(content[: 2**16])
             outputfile.flush()
             STOP.wait(60)
+        else:
+            outputfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -102,6 +106,7 @@ STOP = threading.Event()
 def server(tmp_path: Path) -> Iterator[str]:
     if shutil.which("curl") is None:
         pytest.skip("webdataset fetches by curl, which is not installed")
+    STOP.clear()
     handler = functools.partial(Server, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.daemon_threads = True
@@ -135,11 +140,27 @@ def test_a_download_that_ends_early_is_no_short_shard(tmp_path: Path, server: st
 
 
 def test_a_server_that_hangs_is_not_waited_for(tmp_path: Path, server: str) -> None:
-    level_shards(tmp_path / "served", (3,))
+    level_shards(tmp_path / "served", (60,))
     (tmp_path / "served" / "000.tar").rename(tmp_path / "served" / "slow.tar")
     began = time.monotonic()
     opened(f"{server}/slow.tar")  # reads one sample and leaves
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_ctrl_c_does_not_end_a_download(tmp_path: Path, server: str) -> None:
+    level_shards(tmp_path / "served", (60,))
+    (tmp_path / "served" / "000.tar").rename(tmp_path / "served" / "slow.tar")
+    fetching = webdataset._open(f"{server}/slow.tar")
+    assert fetching.read(10)  # it runs
+    for number in (signal.SIGINT, signal.SIGTERM):
+        fetching.proc.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        fetching.proc.wait(0.3)
+    fetching.ignore_errors = True
+    fetching.proc.kill()
+    fetching.close()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

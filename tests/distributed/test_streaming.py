@@ -148,11 +148,11 @@ def test_the_same_with_real_jpegs(tmp_path: Path, shared_data: Path) -> None:
         for i, jpeg in enumerate(jpegs):
             (folder / f"{number}-{i:02}.jpg").write_bytes(jpeg)
     images = quiet(section("folder", root=folder, **colour)).images
-    changes: dict[str, object] = {f"data__{key}": value for key, value in colour.items()} | {
-        "network__classes": None,
-        "network__attention": (8,),
-    }
+    changes: dict[str, object] = {f"data__{key}": value for key, value in colour.items()}
+    changes |= {"network__classes": None, "network__attention": (8,)}
+    changes |= {"training__preview_measured": 8, "training__preview_every": 2 * SAVE}
     killed_and_continued(tmp_path / "shards", tmp_path / "run", images, changes)
+    assert '"preview/distance"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def from_checkpoint(run: Path, step: int, out: Path, **changes: object) -> Path:
 
 def goes_on(root: Path, out: Path, *allow: str) -> str:
     """What the continuation by one process says; empty: it went through."""
-    config = streamed(root, training__steps=STEPS + 1)
+    config = streamed(root, training__steps=STEPS + 1, data__workers=1)
     try:
         train(config, out, progress=False, device="cpu", allow=allow)
     except DDPMError as error:

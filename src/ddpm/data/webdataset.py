@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from gzip import GzipFile
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,23 @@ class _Ending:
 def _open(shard: str) -> Any:
     from webdataset.gopen import gopen
 
-    return gopen(shard) if _is_url(shard) else Path(shard).open("rb")
+    if not _is_url(shard):
+        return Path(shard).open("rb")
+    with _no_signals():
+        return gopen(shard)
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """A program started inside does not hear Ctrl-C, which is for the training process: that first ends its step."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _why(error: Exception, stream: Any) -> str:
