@@ -23,6 +23,8 @@ from ddpm.errors import DataError
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _ALLOW_PIPES = "DDPM_ALLOW_PIPES"
+_GZIP, _OTHERS = b"\x1f\x8b", (b"BZ", b"\xfd7")
+"""How compressed tar files begin: by gzip, whose end is looked at, and by bzip2 or xz, which tarfile reads."""
 _CURL = {6: "no such host", 7: "no connection", 18: "it ended early", 22: "the server has no such file, or refuses it"}
 """What curl's commonest exit codes mean."""
 
@@ -100,9 +102,11 @@ def _samples(shard: str) -> Iterator[Mapping[str, Any]]:
         stream = _open(shard)
         with closing(stream):  # which also tells how a download ended
             try:
-                content = _Ending(GzipFile(fileobj=stream) if shard.endswith(("gz", "GZ")) else stream)
+                start = bytes(getattr(stream, "stream", stream).peek(2)[:2])
+                content = _Ending(GzipFile(fileobj=stream) if start == _GZIP else stream)
                 yield from group_by_keys(tar_file_expander([{"url": shard, "stream": content}]))
-                content.check()
+                if start not in _OTHERS:
+                    content.check()
             except GeneratorExit:  # nobody reads on: a program that waits for its server is not waited for
                 if hasattr(stream, "proc"):
                     stream.ignore_errors = True
