@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import pickle
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import IO
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from ddpm.data.scan import frame_of, reason
 from ddpm.errors import DataError
 
 Process = subprocess.Popen[bytes]
+_FRAME, _REASON = b"f", b"r"
 
 
 def usual_workers() -> int:
@@ -79,15 +81,14 @@ def _start(config: DataSection) -> Process:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         start_new_session=True,  # Ctrl-C is for the training process, which first ends its step
     )
-    _send(process, config)
+    _send(process, [config.model_dump_json().encode()])
     return process
 
 
-def _send(process: Process, what: object) -> None:
+def _send(process: Process, parts: Sequence[bytes]) -> None:
     assert process.stdin is not None
     try:
-        pickle.dump(what, process.stdin)
-        process.stdin.flush()
+        _write(process.stdin, parts)
     except OSError as error:
         raise _died(process) from error
 
@@ -97,14 +98,14 @@ def _received(
 ) -> Iterator[tuple[Taken, np.ndarray | str]]:
     assert process.stdout is not None
     try:
-        found = pickle.load(process.stdout)
-    except (EOFError, OSError, pickle.UnpicklingError) as error:
+        found = _read(process.stdout)
+    except (EOFError, OSError) as error:
         raise _died(process) from error
-    for one, frame in zip(chunk, found, strict=True):
-        if one.sample.problem or isinstance(frame, str):
-            yield one, one.sample.problem or frame
+    for one, part in zip(chunk, found, strict=True):
+        if one.sample.problem or part[:1] == _REASON:
+            yield one, one.sample.problem or part[1:].decode()
         else:
-            yield one, np.frombuffer(frame, np.uint8).reshape(shape)
+            yield one, np.frombuffer(part, np.uint8, offset=1).reshape(shape)
 
 
 def _died(process: Process) -> DataError:
@@ -131,25 +132,43 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no frame
-    config = pickle.load(source)
+    config = DataSection.model_validate_json(_read(source)[0])
     tasks: SimpleQueue[list[bytes]] = SimpleQueue()
 
     def receive() -> None:  # at once, so that nobody waits to send while we do
         try:
             while True:
-                tasks.put(pickle.load(source))
-        except (EOFError, pickle.UnpicklingError):
+                tasks.put(_read(source))
+        except EOFError:
             os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's remarks on odd files
     while True:
-        pickle.dump([_decode(content, config) for content in tasks.get()], out)
-        out.flush()
+        _write(out, [_decode(content, config) for content in tasks.get()])
 
 
-def _decode(content: bytes, config: DataSection) -> bytes | str:
-    if not content:
-        return "is empty"
+def _decode(content: bytes, config: DataSection) -> bytes:
+    """A frame, or the reason why there is none, behind the mark of the one or the other."""
     frame = frame_of(Item("", lambda: open_picture(io.BytesIO(content)), None), config)
-    return reason(frame) if isinstance(frame, Exception) else frame.pixels
+    return _REASON + reason(frame).encode() if isinstance(frame, Exception) else _FRAME + frame.pixels
+
+
+def _write(pipe: IO[bytes], parts: Sequence[bytes]) -> None:
+    """A message: the number of its parts, their lengths, the parts."""
+    pipe.write(struct.pack(f"<{1 + len(parts)}Q", len(parts), *map(len, parts)))
+    pipe.writelines(parts)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> list[bytes]:
+    (count,) = struct.unpack("<Q", _exactly(pipe, 8))
+    return [_exactly(pipe, length) for length in struct.unpack(f"<{count}Q", _exactly(pipe, 8 * count))]
+
+
+def _exactly(pipe: IO[bytes], length: int) -> bytes:
+    """Raises EOFError where the pipe ends before."""
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError
+    return content
