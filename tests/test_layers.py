@@ -15,6 +15,7 @@ ROOT = Path(ddpm.__file__).parent
 FLOORS = [
     {
         "choices",
+        "crop",
         "errors",
         "files",
         "interrupts",

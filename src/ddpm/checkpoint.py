@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ddpm import manifest
 from ddpm.config import Config, parse_config, plain
+from ddpm.data.records import Position
 from ddpm.device import Precision
 from ddpm.errors import CheckpointError, DamagedError
 from ddpm.faults import Faults
@@ -36,13 +37,18 @@ READABLE = (1, 2)
 class DataFacts:
     """What sampling and evaluation must know of the training data."""
 
-    count: int
-    """Training images."""
+    count: int | None
+    """Training images; None for a stream, which are not counted."""
     fingerprint: str
-    """SHA-256 of the training images and labels."""
+    """SHA-256 of the training images and labels; of a stream: of the names of its shards."""
     class_names: tuple[str, ...] = ()
     crop: Crop | None = None
     """Where the picture lies in the padded frame, if the data were padded."""
+
+    @property
+    def amount(self) -> str:
+        """How many, in words."""
+        return "a stream of images" if self.count is None else f"{self.count:,} images"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Checkpoint:
     """What importance sampling of the timesteps goes by; empty where they are drawn uniformly."""
     faults: Faults = field(default_factory=Faults)
     """Steps skipped, and rollbacks."""
+    stream: tuple[Position, ...] = ()
+    """Where each of the processes had come to, if the images are streamed."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -93,6 +101,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "loss_history": dict(checkpoint.loss_history),
         "faults": asdict(checkpoint.faults),
     }
+    if checkpoint.stream:
+        content["stream"] = [[*position] for position in checkpoint.stream]
     with atomic_write(path) as file:
         noting = _Noting(file)
         try:
@@ -122,7 +132,7 @@ def load(path: Path) -> Checkpoint:
     version = content.get("version")
     if version not in READABLE:
         raise CheckpointError(f"{path}: has format version {version!r}; this ddpm reads versions up to {VERSION}")
-    values = {**(_SINCE_VERSION_2 if version == 1 else {}), **content}
+    values = {"stream": [], **(_SINCE_VERSION_2 if version == 1 else {}), **content}
     for name, sound in _SOUND.items():
         if name not in values or not sound(values[name]):
             raise DamagedError(f"{path}: lacks or misstates {name!r}")
@@ -143,6 +153,7 @@ def load(path: Path) -> Checkpoint:
         loss_window=(values["loss_window"][0], values["loss_window"][1]),
         loss_history=values["loss_history"],
         faults=Faults(**values["faults"]),
+        stream=tuple(Position(*position) for position in values["stream"]),
     )
 
 
@@ -236,7 +247,12 @@ def _facts(value: object) -> bool:
     match value:
         case {"count": count, "fingerprint": str(), "class_names": list(names), "crop": crop, **rest}:
             sound = crop is None or (isinstance(crop, list) and len(crop) == 4 and all(map(_natural, crop)))
-            return not rest and _natural(count) and sound and all(isinstance(name, str) for name in names)
+            return (
+                not rest
+                and (count is None or _natural(count))
+                and sound
+                and all(isinstance(name, str) for name in names)
+            )
     return False
 
 
@@ -246,6 +262,12 @@ def _window(value: object) -> bool:
 
 def _faults(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == asdict(Faults()).keys() and all(map(_natural, value.values()))
+
+
+def _positions(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, list) and len(each) == 2 and all(map(_natural, each)) for each in value
+    )
 
 
 _SOUND: Mapping[str, Callable[[Any], bool]] = {
@@ -262,6 +284,7 @@ _SOUND: Mapping[str, Callable[[Any], bool]] = {
     "loss_window": _window,
     "loss_history": _weights,
     "faults": _faults,
+    "stream": _positions,
 }
 """What each item of a checkpoint must be."""
 

@@ -46,16 +46,21 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder", "huggingface"]
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder", "huggingface", "webdataset"]
     """Where the images come from; `folder` is any tree of image files (sub-folder = class), `huggingface` a data set
-    of the hub or of the library `datasets`."""
+    of the hub or of the library `datasets`, `webdataset` tar files that are streamed (docs/howto/large-data.md)."""
     root: str | None = None
     """Folder that holds the files; empty: the folder named by DDPM_DATA_ROOT, else a download. Of huggingface: the
-    name on the hub, or a path."""
+    name on the hub, or a path. Of webdataset: a folder of shards, or paths or URLs with {brace..ranges}, :: between."""
+    streaming: bool = False
+    """Read a data set of huggingface while training, instead of packing it on the disk first."""
+    workers: PositiveInt | None = None
+    """Processes that decode what is streamed, for each process that trains (empty: one a core, 4 at most)."""
     image_column: str | None = None
-    """Column of the pictures in a data set of huggingface (empty: the only one that holds some)."""
+    """Column of the pictures in a data set of huggingface, ending of their files in webdataset (empty: the only one
+    that holds some)."""
     label_column: str | None = None
-    """Column of the classes there (empty: the one with named classes, or one called label, ...)."""
+    """Column of the classes there (empty: the one with named classes, or one called label, ...; of webdataset: cls)."""
     image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _tuple]
     """Side of the square images, or [height, width]."""
     channels: Literal[1, 3]
@@ -73,12 +78,35 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
         for key in ("image_column", "label_column"):
-            if getattr(self, key) is not None and self.source != "huggingface":
+            if getattr(self, key) is not None and self.source not in ("huggingface", "webdataset"):
                 raise ValueError(
                     f"{key}: {getattr(self, key)!r} has no effect on the source {self.source}; it belongs to "
-                    "huggingface. Remove it"
+                    "huggingface and webdataset. Remove it"
                 )
+        if self.streaming and self.source != "huggingface":
+            always = "is streamed always" if self.source == "webdataset" else "is packed once and read from there"
+            raise ValueError(f"streaming: true has no effect on the source {self.source}, which {always}. Remove it")
+        if self.workers is not None and not self.streamed:
+            raise ValueError(
+                f"workers: {self.workers} has no effect on data that are packed; it belongs to the source webdataset, "
+                "and to huggingface with streaming: true. Remove it"
+            )
+        if self.streamed and self.held_out:
+            raise ValueError(
+                f"held_out: {self.held_out:g} is a share of a set that is counted, which a stream is not. Remove it; "
+                "shards that are to be kept aside are left out of root"
+            )
+        if self.streamed and self.resize == "pad":
+            raise ValueError(
+                "resize: pad crops samples back to where all pictures lie in their frames, which is not known of a "
+                "stream. Use crop or stretch"
+            )
         return self
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read while training, and never all of them kept."""
+        return self.source == "webdataset" or self.streaming
 
     @property
     def size(self) -> tuple[int, int]:
@@ -396,6 +424,7 @@ class Config(Section):
             )
         self._check_objective()
         self._check_classes()
+        self._check_stream()
         network = self.network
         factor = network.patch * 2 ** (len(network.multipliers) - 1)
         bad = [side for side in self.data.size if side % factor]
@@ -460,6 +489,22 @@ class Config(Section):
         if count is not None and isinstance(sampling.classes, tuple) and max(sampling.classes) >= count:
             raise ValueError(
                 f"sampling.classes: {max(sampling.classes)} is no class: network.classes: {count} has 0 to {count - 1}"
+            )
+
+    def _check_stream(self) -> None:
+        """Refuse what would need to know the images of a stream beforehand, and labels that nobody reads."""
+        data, training = self.data, self.training
+        if not data.streamed:
+            return
+        if training.epochs is not None:
+            raise ValueError(
+                f"training.epochs: {training.epochs:g}: the images of a stream are not counted beforehand. Set "
+                "training.steps instead (epochs x images / batch_size)"
+            )
+        if data.label_column is not None and self.network.classes is None:
+            raise ValueError(
+                f"data.label_column: {data.label_column!r} has no effect: labels of a stream are read only for a "
+                "network that is told them. Set network.classes to their number, or remove it"
             )
 
     @field_validator("*", mode="before")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.crop import Crop as Crop
 from ddpm.files import atomic_write
 
 if TYPE_CHECKING:
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 
 PAPER = 255
 """Grey level of the gaps in a grid."""
-
-
-class Crop(NamedTuple):
-    """Where the original picture lies inside a padded one, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def to_model(levels: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     SPLIT = 8
     INIT = 9
     VALIDATION = 10
+    BLOCK = 11
     LIKELIHOOD = 20
     LIKELIHOOD_TIME = 21
     SUBSET = 22

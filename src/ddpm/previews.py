@@ -14,8 +14,9 @@ import torch
 from ddpm import training_loop
 from ddpm.classes import condition
 from ddpm.config import Config
-from ddpm.data import ImageSet
+from ddpm.data import ImageSet, ImageStream
 from ddpm.device import autocast
+from ddpm.distributed import world
 from ddpm.evaluate.distances import fid, kid
 from ddpm.evaluate.extractor import Extractor, Features, load_extractor
 from ddpm.evaluate.nll import subset
@@ -50,19 +51,24 @@ class Preview(NamedTuple):
 class Previews:
     """Looks at a run: a function of its weights and its configuration alone, so that a resumed run says the same."""
 
-    def __init__(self, config: Config, images: ImageSet):
+    def __init__(self, config: Config, images: ImageSet | ImageStream):
         """
         Args:
             images: what is trained on.
         """
-        self._config, self._crop = config, images.crop
+        self._config, self._crop = config, None if isinstance(images, ImageStream) else images.crop
         self._extractor: Extractor | None = None
         self._features: Features | None = None
         self.data: Pixels | None = None
         """Of the training images; None where nothing is measured."""
-        if not config.training.preview_measured:
+        # Where the images have to be fetched, only the process whose figures are kept does so.
+        if not config.training.preview_measured or (config.data.streamed and not world().first):
             return
-        reference = unpacked(images.take(np.sort(subset(len(images), REFERENCE))), images.crop)
+        if isinstance(images, ImageStream):
+            pictures = images.first(REFERENCE)
+        else:
+            pictures = images.take(np.sort(subset(len(images), REFERENCE)))
+        reference = unpacked(pictures, self._crop)
         self.data = pixels_of(reference)
         if config.data.source == "mnist":
             self._extractor = load_extractor(device="cpu")  # everywhere the same numbers

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from ddpm import checkpoint, data, kept, manifest, training_loop
 from ddpm.checkpoint import Checkpoint, DataFacts
 from ddpm.classes import page
 from ddpm.config import Config, differences, find_config, flatten, shipped_configs, to_yaml
+from ddpm.data import ImageStream
 from ddpm.device import choose_device, describe, is_out_of_memory, repeatable
-from ddpm.distributed import by_first, joined, largest, world
-from ddpm.errors import ConfigError, DDPMError, DivergedError, UsageError, WriteError
+from ddpm.distributed import by_first, collected, joined, largest, world
+from ddpm.errors import ConfigError, DataError, DDPMError, DivergedError, UsageError, WriteError
 from ddpm.faults import LOWER, ROLLBACKS, Faults
 from ddpm.files import numbered, remove_leftovers, write_text
 from ddpm.images import save_png
@@ -39,6 +40,7 @@ from ddpm.training_loop import Step, TrainingState
 MAY_CHANGE = frozenset(
     {
         "data.root",
+        "data.workers",
         "training.steps",
         "training.epochs",
         "training.kernels",
@@ -158,11 +160,17 @@ class _Run:
         self.first = world().first
         """Whether this process writes; in a job of several all compute the same, and the first alone writes."""
         training_loop.check_processes(config)
-        self.images = data.load(config.data, "train", progress=progress)
+        self.images: data.ImageSet | ImageStream
+        if config.data.streamed:
+            self.images = data.open_stream(config.data, config.network.classes, processes=world().size)
+            count, crop = None, None
+        else:
+            self.images = data.load(config.data, "train", progress=progress)
+            count, crop = len(self.images), self.images.crop
         self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
         training_loop.check_classes(config, self.images)
-        self.facts = DataFacts(len(self.images), self.images.fingerprint, self.images.class_names, self.images.crop)
-        self.total = training_loop.total_steps(config, len(self.images))
+        self.facts = DataFacts(count, self.images.fingerprint, self.images.class_names, crop)
+        self.total = training_loop.total_steps(config, count)
         self.decay_from_total = config.training.decay != "constant" and config.training.decay_steps is None
         if self.decay_from_total:
             # Settled at the first start: a longer run later does not bend the curve already followed.
@@ -192,6 +200,8 @@ class _Run:
                     state = self._set_back(state.faults)
         except WriteError as error:
             raise DDPMError(f"{error}\n{self._safe()} Make room, and the same command goes on from there") from error
+        except DataError as error:  # of a stream, in the middle of the run
+            raise DataError(f"{error}\n{self._safe()}") from error
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -236,6 +246,9 @@ class _Run:
         if not saved.faults.in_a_row:
             self.saved = source
         self.loss_sum, self.loss_count = torch.tensor(saved.loss_window[0], device=self.device), saved.loss_window[1]
+        if saved.stream and "data.images" in self.allow:
+            same = len(saved.stream) == world().size and saved.data.fingerprint == self.facts.fingerprint
+            saved = saved if same else replace(saved, stream=training_loop.stream_start())
         return training_loop.restore_state(saved, self.config, device=self.device)
 
     def _set_back(self, faults: Faults) -> TrainingState:
@@ -274,9 +287,9 @@ class _Run:
             )
         if "data.images" not in self.allow and saved.data.fingerprint != self.facts.fingerprint:
             raise ConfigError(
-                f"{source}: this run was trained on other images ({saved.data.count:,}, SHA-256 "
+                f"{source}: this run was trained on other images ({saved.data.amount}, SHA-256 "
                 f"{saved.data.fingerprint[:12]}) than data.source: {self.config.data.source} now gives "
-                f"({self.facts.count:,}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out, "
+                f"({self.facts.amount}, {self.facts.fingerprint[:12]}). Start another run with --fresh or --out, "
                 "or go on with these with --allow-change data.images"
             )
 
@@ -309,7 +322,7 @@ class _Run:
                     return False
                 if step.step % training.log_every == 0 or last:
                     elapsed = time.perf_counter() - began
-                    row = self._row(step, state.faults, images_since / elapsed)
+                    row = self._row(step, state, images_since / elapsed)
                     bar.set_postfix_str(
                         f"loss {row.get('loss', math.nan):.4f}, {row['time/images_per_s']:.0f} images/s"
                     )
@@ -328,7 +341,7 @@ class _Run:
                     )
         return True
 
-    def _row(self, step: Step, faults: Faults, rate: float) -> dict[str, Any]:
+    def _row(self, step: Step, state: TrainingState, rate: float) -> dict[str, Any]:
         loss = {"loss": float(self.loss_sum) / self.loss_count} if self.loss_count else {}
         self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
         norm = {"grad_norm": float(step.grad_norm)} if step.sound else {}
@@ -338,11 +351,18 @@ class _Run:
             | {
                 "learning_rate": step.learning_rate,
                 "ema_decay": step.ema_decay,
-                "skipped": faults.skipped,
-                "epoch": step.step * self.config.training.batch_size / len(self.images),
+                "skipped": state.faults.skipped,
+                "epoch": self._epoch(state),
                 "time/images_per_s": rate,
             }
         )
+
+    def _epoch(self, state: TrainingState) -> float:
+        """Passes over the data."""
+        if isinstance(self.images, ImageStream):
+            assert state.position is not None
+            return self.images.epoch(state.position)
+        return state.step * self.config.training.batch_size / len(self.images)
 
     def _safe(self) -> str:
         return f"The last good checkpoint is {self.saved}." if self.saved else "No checkpoint was written yet."
@@ -400,6 +420,7 @@ class _Run:
             loss_window=(float(self.loss_sum), self.loss_count),
             loss_history=state.loss_history.tensors() if state.loss_history else {},
             faults=state.faults,
+            stream=tuple(collected([state.position] if state.position else [])),
         )
         path = checkpoint.path_at(self.folder, content.step)
         keep = self.config.training.keep_last
@@ -414,7 +435,11 @@ class _Run:
     def _header(self, state: TrainingState) -> None:
         config, shape = self.config, self.config.data
         parameters = sum(p.numel() for p in state.network.parameters())
-        epochs = self.total * config.training.batch_size / len(self.images)
+        if isinstance(self.images, ImageStream):
+            count, length = f"{len(self.images.shards):,} shards, streamed", ""
+        else:
+            count = f"{len(self.images):,} images"
+            length = f" ({self.total * config.training.batch_size / len(self.images):.1f} epochs)"
         held = f", {len(self.held_out):,} held out" if self.held_out else ""
         h, w = shape.size
         _, kernels = choose_kernels(self.config.training.kernels, state.device)
@@ -424,9 +449,9 @@ class _Run:
         self._say(f"device     {describe(state.device)}, {state.precision}, {kernels}{compiled}")
         told = f", told {config.network.classes} classes" if config.network.classes else ""
         self._say(f"network    {parameters:,} parameters{told}")
-        self._say(f"data       {shape.source}: {len(self.images):,} images{held}, {h}x{w}, {shape.channels} channel(s)")
+        self._say(f"data       {shape.source}: {count}{held}, {h}x{w}, {shape.channels} channel(s)")
         self._say(f"run        {self.folder}")
-        self._say(f"ends at    step {self.total:,} ({epochs:.1f} epochs); now at {state.step:,}")
+        self._say(f"ends at    step {self.total:,}{length}; now at {state.step:,}")
 
     def _say(self, line: str) -> None:
         say(line, show=self.progress)

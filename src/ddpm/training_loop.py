@@ -22,7 +22,7 @@ from torch import Tensor
 from ddpm import checkpoint, distributed, ema, sharding, timesteps
 from ddpm.conditioning import NO_CLASS, Conditional, dropped
 from ddpm.config import Config
-from ddpm.data import Batch, ImageSet, ahead, batches
+from ddpm.data import Batch, ImageSet, ImageStream, Position, ahead, batches
 from ddpm.device import Precision, autocast, choose_device, choose_precision
 from ddpm.diffusion import Diffusion, Net
 from ddpm.distributed import ALONE, World
@@ -75,6 +75,8 @@ class TrainingState:
     """Optimiser steps done, skipped ones included."""
     faults: Faults = field(default_factory=Faults)
     """Steps skipped, and rollbacks."""
+    position: Position | None = None
+    """Where this process has come to in a stream of images; None where the step says which images are next."""
 
 
 def build_diffusion(config: Config) -> Diffusion:
@@ -126,7 +128,10 @@ def new_state(config: Config, *, device: torch.device | None = None) -> Training
     else:
         network = build_network(config)
     compiled = _compile_pays(config, device) if config.training.compile == "auto" else config.training.compile == "on"
-    return _assemble(config, network, copy.deepcopy(network), device, precision, config.training.kernels, compiled)
+    average = copy.deepcopy(network)
+    state = _assemble(config, network, average, device, precision, config.training.kernels, compiled)
+    state.position = stream_start()[distributed.world().rank] if config.data.streamed else None
+    return state
 
 
 def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch.device | None = None) -> TrainingState:
@@ -149,12 +154,33 @@ def restore_state(saved: checkpoint.Checkpoint, config: Config, *, device: torch
         raise CheckpointError(f"the checkpoint's loss scaler: found {sorted(saved.scaler)} for {precision}")
     state.scaler.load_state_dict(dict(saved.scaler))
     state.step, state.faults = saved.step, saved.faults
+    state.position = _position(saved) if config.data.streamed else None
     if state.loss_history is not None:
         try:
             state.loss_history = LossHistory.of(saved.loss_history, config.diffusion.timesteps)
         except ValueError as error:
             raise CheckpointError(f"the checkpoint's loss history (training.timesteps: importance): {error}") from None
     return state
+
+
+def stream_start() -> tuple[Position, ...]:
+    """Where each process of this job begins in a stream."""
+    return tuple(Position(rank, 0) for rank in range(distributed.world().size))
+
+
+def _position(saved: checkpoint.Checkpoint) -> Position:
+    """Where this process goes on in a stream. Raises CheckpointError: saved by another number of processes."""
+    place, count = distributed.world(), len(saved.stream)
+    if not count:
+        raise CheckpointError("the checkpoint does not say where its run had come to in the stream of images")
+    if count != place.size or any(at.shard % count != rank for rank, at in enumerate(saved.stream)):
+        raise CheckpointError(
+            f"the run was saved by {count} {'process' if count == 1 else 'processes'}, each at its own place in the "
+            f"stream of images, which {place.size} cannot go on from without leaving out or repeating some. Start "
+            f"it with {count} (torchrun --nproc-per-node {count}), or begin the data anew with --allow-change "
+            "data.images"
+        )
+    return saved.stream[place.rank]
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: checkpoint.Checkpoint) -> None:
@@ -239,8 +265,10 @@ def _compile_pays(config: Config, device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None and (steps is None or steps >= 1000)
 
 
-def check_classes(config: Config, images: ImageSet) -> None:
+def check_classes(config: Config, images: ImageSet | ImageStream) -> None:
     """Refuse data whose classes are not the network's. Raises ConfigError."""
+    if isinstance(images, ImageStream):  # each label is looked at when it comes
+        return
     classes, found = config.network.classes, len(images.class_names)
     if classes is None:
         return
@@ -274,12 +302,13 @@ def check_processes(config: Config) -> None:
         raise ConfigError(f"training.batch_size: {batch} cannot be shared equally by {split}. Use {fits}")
 
 
-def total_steps(config: Config, count: int) -> int:
-    """The optimiser steps of a run over `count` training images."""
+def total_steps(config: Config, count: int | None) -> int:
+    """The optimiser steps of a run over `count` training images; None: of a stream."""
     training = config.training
     if training.steps is not None:
         return training.steps
     assert training.epochs is not None
+    assert count is not None  # the configuration refuses epochs of a stream
     return max(1, math.ceil(training.epochs * count / training.batch_size))
 
 
@@ -298,7 +327,7 @@ def learning_rate_at(step: int, config: Config, total: int) -> float:
             return rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def training_steps(config: Config, state: TrainingState, images: ImageSet) -> Iterator[Step]:
+def training_steps(config: Config, state: TrainingState, images: ImageSet | ImageStream) -> Iterator[Step]:
     """Train from `state.step` to the end, changing `state` in place; yields after each optimiser step.
 
     Stopping the iteration at any point leaves a whole state: the one after the last record.
@@ -307,7 +336,8 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
     check_processes(config)
     parallel = sharding.parallel(state.network, config.training.parallel)
     diffusion, objective = build_diffusion(config), build_objective(config)
-    training, total = config.training, total_steps(config, len(images))
+    training = config.training
+    total = total_steps(config, None if isinstance(images, ImageStream) else len(images))
     inputs = _inputs(config, state, images, diffusion.schedule.T)
     if state.device.type != "cpu" and state.loss_history is None:  # with a history t depends on the step before
         inputs = ahead(inputs)
@@ -316,7 +346,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         rate = learning_rate_at(number, config, total) * state.faults.rate_factor
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        drawn = next(inputs)
+        drawn, after = next(inputs)
         loss, each = _accumulate_gradients(config, state, diffusion, objective, parallel, drawn)
         state.scaler.unscale_(state.optimizer)
         limit = training.grad_clip if training.grad_clip is not None else math.inf
@@ -332,7 +362,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet) -> It
         state.faults = state.faults.after(sound=sound, alarming=sound or not _scale_too_large(state, loss))
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        state.step = number
+        state.step, state.position = number, after
         yield Step(number, loss, grad_norm, rate, decay, sound)
 
 
@@ -356,12 +386,18 @@ class Inputs(NamedTuple):
     """(B,) int64: the class that the network is told, NO_CLASS where it is told none."""
 
 
-def _inputs(config: Config, state: TrainingState, images: ImageSet, T: int) -> Iterator[Inputs]:
-    """What the steps after `state.step` are trained with, without end."""
+def _inputs(
+    config: Config, state: TrainingState, images: ImageSet | ImageStream, T: int
+) -> Iterator[tuple[Inputs, Position | None]]:
+    """What the steps after `state.step` are trained with, without end, and where a stream goes on after each."""
     size, seed, place = config.training.batch_size, config.training.seed, distributed.world()
-    source = batches(images, size, seed=seed, start=state.step, rows=place.rows(size))
+    if isinstance(images, ImageStream):
+        start = state.position or stream_start()[place.rank]
+        source = images.batches(size // place.size, seed=seed, start=start, processes=place.size)
+    else:
+        source = batches(images, size, seed=seed, start=state.step, rows=place.rows(size))
     for step, batch in enumerate(source, state.step):
-        yield draw_inputs(config, batch, step, T, state.loss_history, place)
+        yield draw_inputs(config, batch, step, T, state.loss_history, place), batch.after
 
 
 def draw_inputs(

@@ -6,7 +6,8 @@ import gzip
 import io
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,31 @@ def save_tar(path: Path, files: Mapping[str, bytes]) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+
+
+def shard(path: Path, samples: Iterable[Mapping[str, bytes]], *, first: int = 0) -> Path:
+    """Write a tar file whose samples are numbered from `first` and have these files, by their endings."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, files in enumerate(samples, first):
+            for ending, content in files.items():
+                member = tarfile.TarInfo(f"{number:04}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def level_png(level: int) -> bytes:
+    """A grey picture of one level."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), level, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def level_shards(folder: Path, sizes: Sequence[int]) -> Path:
+    """Shards of these sizes, whose pictures have the levels 0, 1, 2, ... and the classes 0, 1, 2, 0, 1, 2, ..."""
+    levels = iter(range(sum(sizes)))
+    for number, size in enumerate(sizes):
+        samples = [{"png": level_png(level), "cls": b"%d" % (level % 3)} for level in islice(levels, size)]
+        shard(folder / f"{number:03}.tar", samples, first=1000 * number)
+    return folder

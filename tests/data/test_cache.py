@@ -30,8 +30,8 @@ def pictures(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pictures decoded."""
     names: list[str] = []
-    real = scan._decode
-    monkeypatch.setattr(scan, "_decode", lambda item, config: names.append(item.name) or real(item, config))
+    real = scan.frame_of
+    monkeypatch.setattr(scan, "frame_of", lambda item, config: names.append(item.name) or real(item, config))
     return names
 
 
@@ -156,8 +156,8 @@ from ddpm.data import load, scan
 import ddpm.images, filelock, PIL.Image, tqdm
 
 log = open(sys.argv[2], "ab", buffering=0)
-decode = scan._decode
-scan._decode = lambda item, config: (log.write(b"."), decode(item, config))[1]
+decode = scan.frame_of
+scan.frame_of = lambda item, config: (log.write(b"."), decode(item, config))[1]
 print("ready", flush=True)
 sys.stdin.readline()
 images = load(DataSection(source="folder", root=sys.argv[1], image_size=64, channels=3), progress=False)

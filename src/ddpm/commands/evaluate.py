@@ -115,7 +115,7 @@ def _report(model: Model, options: argparse.Namespace, samples: Samples | None, 
     text = page(
         title=f"{name}, step {model.step:,}",
         model=f"{options.pretrained or options.checkpoint}: {model.weights} weights (SHA-256 {model.sha256[:12]}), "
-        f"trained on {model.data.count:,} images of {model.config.data.source}",
+        f"trained on {model.data.amount} of {model.config.data.source}",
         samples=samples,
         bound=bound,
         run=[] if options.pretrained else rows_of_run(options.checkpoint.resolve().parent),

@@ -8,15 +8,17 @@ from typing import get_args
 import numpy as np
 
 from ddpm.config import DataSection
-from ddpm.data.order import Batch as Batch
 from ddpm.data.order import batch_indices as batch_indices
 from ddpm.data.order import batches as batches
 from ddpm.data.pack import pack
 from ddpm.data.prefetch import ahead as ahead
+from ddpm.data.records import Batch as Batch
 from ddpm.data.records import ImageSet as ImageSet
+from ddpm.data.records import Position as Position
 from ddpm.data.records import ScanReport as ScanReport
 from ddpm.data.records import Source
 from ddpm.data.records import Split as Split
+from ddpm.data.stream import ImageStream as ImageStream
 from ddpm.errors import DataError
 
 
@@ -45,12 +47,40 @@ def load(config: DataSection, split: Split = "train", *, progress: bool = True) 
     )
 
 
+def open_stream(config: DataSection, classes: int | None, *, processes: int = 1) -> ImageStream:
+    """The training images of a source that is streamed; one sample is read, to see that it can be.
+
+    Args:
+        classes: how many the network is told; None: labels are not read.
+        processes: how many will read it.
+
+    Raises:
+        DataError: no such files, no pictures or labels in them, fewer shards than processes; says what to do.
+        ConfigError: the data have another number of classes.
+    """
+    if config.source == "webdataset":
+        from ddpm.data.webdataset import webdataset_stream
+
+        stream = webdataset_stream(config, classes)
+    else:
+        from ddpm.data.huggingface import huggingface_stream
+
+        stream = huggingface_stream(config, classes)
+    stream.check(processes)
+    return stream
+
+
 def _source(config: DataSection, split: Split, *, progress: bool) -> Source:
     """The pictures of a split (`train` and `held_out` share them), found or downloaded but not read."""
     name, test = config.source, split == "test"
     if test and name in ("digits", "folder"):
         raise DataError(
             f"data.source: {name} has no test images of its own; use the held-out ones (data.held_out, split held_out)"
+        )
+    if config.streamed and (name == "webdataset" or not test):
+        raise DataError(
+            f"data.source: {name} is a stream, whose images are read in training alone and never all kept; there is "
+            f"no set {split!r} to be read whole"
         )
     match name:
         case "digits":
@@ -73,6 +103,8 @@ def _source(config: DataSection, split: Split, *, progress: bool) -> Source:
             from ddpm.data.huggingface import huggingface_source
 
             return huggingface_source(config, "test" if test else "train")
+        case "webdataset":
+            raise AssertionError("is a stream")
 
 
 def _split_index(count: int, share: float, *, held_out: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ddpm.images import Crop
+    from ddpm.crop import Crop
 
 VERSION = 1
 """Raised whenever the same file would decode to other pixels; part of the cache's key."""
@@ -104,7 +104,7 @@ def fit(picture: Image, size: tuple[int, int], resize: Resize) -> tuple[Image, C
     """
     from PIL import Image as Pillow
 
-    from ddpm.images import Crop
+    from ddpm.crop import Crop
 
     height, width = size
     whole = Crop(0, 0, height, width)

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from ddpm.data.records import ImageSet
-
-
-class Batch(NamedTuple):
-    """The images of one step, or one process's share of them."""
-
-    indices: np.ndarray
-    """(B,) int64, places in the image set."""
-    images: np.ndarray
-    """(B, C, H, W) uint8."""
-    labels: np.ndarray | None
-    """(B,) int64."""
+from ddpm.data.records import Batch, ImageSet
 
 
 def batch_indices(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
@@ -33,12 +21,13 @@ def batch_indices(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
     indices = np.empty(size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         chosen = epochs == epoch
-        indices[chosen] = _permutation(count, seed, epoch)[places[chosen]]
+        indices[chosen] = permutation(count, seed, epoch)[places[chosen]]
     return indices
 
 
 @lru_cache(maxsize=2)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: a permutation of 0..count-1."""
     from ddpm.noise import Purpose, rng
 
     return rng(seed, Purpose.ORDER, epoch).permutation(count)

@@ -88,7 +88,7 @@ def _make(source: Source, config: DataSection, place: Path, *, progress: bool) -
 
 def _open(place: Path) -> Pack | None:
     """The pack, or None when it is absent or not whole."""
-    from ddpm.images import Crop
+    from ddpm.crop import Crop
 
     try:
         plain = json.loads((place / "facts.json").read_text(encoding="ascii"))

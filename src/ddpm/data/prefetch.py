@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def ahead(items: Iterator[Item], count: int = 2) -> Iterator[Item]:
+def ahead(items: Iterator[Item], count: int = 2) -> Generator[Item, None, None]:
     """The same items in the same order, up to `count` of them made in advance by one thread.
 
     For a consumer that waits for another device: beside a consumer that computes on the CPU a thread only competes.

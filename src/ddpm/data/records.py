@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ddpm.images import Crop
+    from ddpm.crop import Crop
 
 Split = Literal["train", "held_out", "test"]
 
@@ -121,3 +121,49 @@ class ImageSet:
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The pictures at `indices` (0..N-1) as a new contiguous array, uint8 (n, C, H, W)."""
         return np.ascontiguousarray(self.packed[indices if self.index is None else self.index[indices]])
+
+
+class Position(NamedTuple):
+    """How far a process has come in a stream."""
+
+    shard: int
+    """The shard that it reads, by its place in the endless sequence of the epochs' shards."""
+    pictures: int
+    """Pictures of that shard that are done with, in the order in which they are taken."""
+
+
+class Batch(NamedTuple):
+    """The images of one step, or one process's share of them."""
+
+    indices: np.ndarray | None
+    """(B,) int64, places in the image set; None for images of a stream."""
+    images: np.ndarray
+    """(B, C, H, W) uint8."""
+    labels: np.ndarray | None
+    """(B,) int64."""
+    after: Position | None = None
+    """Where a stream goes on after them."""
+
+
+class Sample(NamedTuple):
+    """A picture of a shard, not yet decoded."""
+
+    key: str
+    """Its name in the shard."""
+    content: bytes
+    label: int | None = None
+    problem: str = ""
+    """Why there is no content."""
+
+
+class Taken(NamedTuple):
+    """A sample whose turn it is."""
+
+    sample: Sample
+    shard: str
+    after: Position
+    """Where to go on after it."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard}: {self.sample.key}"

@@ -20,7 +20,7 @@ from ddpm.errors import DataError
 from ddpm.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ddpm.images import Crop
+    from ddpm.crop import Crop
 
 _CHUNK = 32
 """Pictures a thread decodes at a time; two chunks a thread are in memory."""
@@ -42,7 +42,9 @@ class Facts:
     report: ScanReport
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
+    """A decoded picture, and what it was."""
+
     pixels: bytes
     crop: Crop
     size: str
@@ -123,13 +125,13 @@ def common_crop(crops: set[Crop], size: tuple[int, int]) -> Crop | None:
     return None if (crop.height, crop.width) == size else crop
 
 
-def _decoded(items: Sequence[Item], config: DataSection) -> Iterator[tuple[Item, _Frame | Exception]]:
+def _decoded(items: Sequence[Item], config: DataSection) -> Iterator[tuple[Item, Frame | Exception]]:
     """Each picture decoded, in order, a few chunks ahead."""
     threads = min(16, os.cpu_count() or 1)
-    pending: deque[Future[list[tuple[Item, _Frame | Exception]]]] = deque()
+    pending: deque[Future[list[tuple[Item, Frame | Exception]]]] = deque()
 
-    def work(chunk: Sequence[Item]) -> list[tuple[Item, _Frame | Exception]]:
-        return [(item, _decode(item, config)) for item in chunk]
+    def work(chunk: Sequence[Item]) -> list[tuple[Item, Frame | Exception]]:
+        return [(item, frame_of(item, config)) for item in chunk]
 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), _CHUNK):
@@ -140,12 +142,13 @@ def _decoded(items: Sequence[Item], config: DataSection) -> Iterator[tuple[Item,
             yield from pending.popleft().result()
 
 
-def _decode(item: Item, config: DataSection) -> _Frame | Exception:
+def frame_of(item: Item, config: DataSection) -> Frame | Exception:
+    """A picture decoded as the configuration wants it, or what is wrong with it."""
     try:
         with item.open() as picture:
             size, mode = f"{picture.width} x {picture.height}", picture.mode
             animated = bool(getattr(picture, "is_animated", False))
             pixels, crop = decode.decode(picture, size=config.size, channels=config.channels, resize=config.resize)
-        return _Frame(pixels.tobytes(), crop, size, mode, animated)
+        return Frame(pixels.tobytes(), crop, size, mode, animated)
     except Exception as error:  # a broken file can raise anything; it is named in the report
         return error

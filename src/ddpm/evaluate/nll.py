@@ -286,7 +286,7 @@ def load_split(model: Model, split: Split, *, root: str | None = None, progress:
     if split == "train" and images.fingerprint != model.data.fingerprint:
         raise DataError(
             f"data.source: {section.source} now gives other images ({len(images):,}, SHA-256 "
-            f"{images.fingerprint[:12]}) than the model was trained on ({model.data.count:,}, "
+            f"{images.fingerprint[:12]}) than the model was trained on ({model.data.amount}, "
             f"{model.data.fingerprint[:12]}). Point to those with --data-root"
         )
     return images

@@ -55,10 +55,10 @@ def _card(saved: Checkpoint, which: str, library: str, use: Sequence[str]) -> st
         f"- process: {config.diffusion.timesteps} steps, schedule `{config.diffusion.schedule}`, "
         f"prediction `{config.diffusion.prediction}`, variance `{config.diffusion.variance}`",
         f"- parameters: {sum(value.numel() for value in saved.ema.values()):,} ({weights})",
-        f"- training: {saved.step:,} steps" + (f" of batch {config.training.batch_size}" if data.count else ""),
+        f"- training: {saved.step:,} steps" + (f" of batch {config.training.batch_size}" if data.fingerprint else ""),
     ]
-    if data.count:
-        trained.append(f"- data: `{config.data.source}`, {data.count:,} images (SHA-256 {data.fingerprint[:16]})")
+    if data.fingerprint:
+        trained.append(f"- data: `{config.data.source}`, {data.amount} (SHA-256 {data.fingerprint[:16]})")
     if data.class_names:
         trained.append(f"- classes in the data: {', '.join(data.class_names)}")
     return "\n".join(
