@@ -357,6 +357,7 @@ def test_random_classes_are_functions_of_seed_and_number(model: Model) -> None:
 def test_the_grid_has_a_row_for_each_class(model: Model) -> None:
     settings = sampling_settings(model)
     assert grid_count(model.config) == 60
+    assert grid_count(model.config, sampling_settings(model, classes="random")) == 64
     labels = labels_of(model.config, range(25), settings)
     assert labels is not None
     arrays = np.stack([np.full((8, 8, 1), 20 * k, np.uint8) for k in labels])

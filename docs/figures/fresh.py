@@ -32,13 +32,13 @@ def faults() -> Drawn:
     late = pairs([t for t in range(1, 101)])  # 100 steps, but from t = 100: the classic mistake
     small = dataclasses.replace(model.diffusion, variance="fixed_small")
     large = dataclasses.replace(model.diffusion, variance="fixed_large")
-    every = spaced_steps(schedule.T, STEPS)
+    every = spaced_steps(schedule.T, STEPS, "linspace")
     rows = {
         "good": _draw(small, model.network, every),
         "EMA 0.9999\nafter 150 steps": _draw(small, slow, every),
         "the same run,\nEMA warmed up": _draw(small, quick, every),
         "noise put\nin at t = 100": _draw(small, model.network, late),
-        "beta as variance\nof 10 steps": _draw(large, model.network, spaced_steps(schedule.T, 10)),
+        "beta as variance\nof 10 steps": _draw(large, model.network, spaced_steps(schedule.T, 10, "linspace")),
     }
     page = sheet(
         [[(image, "") for image in images] for images in rows.values()],
@@ -70,7 +70,7 @@ def copies() -> Drawn:
     for _ in training_steps(config, state, few):
         pass
     small = build_diffusion(config)
-    every = spaced_steps(small.schedule.T, STEPS)
+    every = spaced_steps(small.schedule.T, STEPS, "linspace")
     cells, rows, shares = [], [], {}
     for name, images, drawn in (
         ("20 scans", few, _draw(small, state.ema, every, 60)),
@@ -100,7 +100,7 @@ def colour() -> Drawn:
     changes = ["data.channels=3", "network.channels=16", "training.batch_size=32", "training.steps=600"]
     config = digits_config(*changes, "training.ema_decay=0.99")
     state, images = new_state(config, device=choose_device("cpu")), data.load(config.data, "train", progress=False)
-    small, every = build_diffusion(config), spaced_steps(1000, STEPS)
+    small, every = build_diffusion(config), spaced_steps(1000, STEPS, "linspace")
     rows, tints = {}, {}
     for step in training_steps(config, state, images):
         if step.step in (100, 200, 600):

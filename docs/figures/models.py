@@ -285,7 +285,7 @@ def bias() -> Drawn:
 def _draw(diffusion: Diffusion, model: Model, count: int) -> np.ndarray:
     """JUDGED samples by Algorithm 2 in `count` steps."""
     noise = ImageNoise(0, range(JUDGED), (model.config.data.channels, *model.config.data.size), model.device)
-    steps = spaced_steps(diffusion.schedule.T, count)
+    steps = spaced_steps(diffusion.schedule.T, count, "linspace")  # its last step, 1 -> 0, leaves noise standing
     *_, last = samplers.ancestral(diffusion, model.network, noise.start(), steps, noise=noise)
     return to_arrays(last.x, model.data.crop)
 

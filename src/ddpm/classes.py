@@ -78,9 +78,10 @@ def condition(
     return Guided(network, labels, settings.guidance, config.data.channels, after=low * T, until=until)
 
 
-def grid_count(config: Config) -> int:
-    """Pictures in grid.png: with classes, as many of each."""
-    classes = config.network.classes or 1
+def grid_count(config: Config, told: SamplingSection | None = None) -> int:
+    """Pictures in grid.png: of all classes (which is the default), as many of each."""
+    in_turn = told is None or told.classes in (None, "all")
+    classes = (config.network.classes or 1) if in_turn else 1
     return max(1, GRID_LIMIT // classes) * classes if classes <= GRID_LIMIT else GRID_LIMIT
 
 

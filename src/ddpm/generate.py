@@ -295,7 +295,7 @@ def sample_to_folder(
     made = len(missing)
     wait_for_all()  # until every process has seen what is missing
     gif_path = folder / "reverse-process.gif" if gif else None
-    shown = list(wanted[: grid_count(model.config)])
+    shown = list(wanted[: grid_count(model.config, settings)])
     if gif_path and not gif_path.exists():
         filmed = shown[: min(GIF_LIMIT, settings.batch_size)]
         frames: list[np.ndarray] = []

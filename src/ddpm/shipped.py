@@ -23,7 +23,11 @@ class Shipped:
 
 
 MODELS = {
-    "mnist": Shipped("mnist.safetensors", "", "handwritten digits, 28x28, told which"),
+    "mnist": Shipped(
+        "mnist.safetensors",
+        "cb9311589a04a69875b0d1ed8575d365cab3b1d7a01d20e5ded672dc459ad17f",
+        "handwritten digits, 28x28, told which",
+    ),
 }
 
 
