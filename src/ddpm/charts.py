@@ -35,7 +35,7 @@ class Panel:
     y: str
     lines: Sequence[Line]
     logarithmic: bool = False
-    """Both axes; otherwise they begin at 0."""
+    """Both axes; otherwise they begin at 0, unless a curve goes below."""
     level: tuple[str, float] | None = None
     """A named value, drawn as a dashed line across."""
 
@@ -84,7 +84,8 @@ def chart(panels: Sequence[Panel], *, title: str, note: str) -> np.ndarray:
             axes.set_xscale("log")
             axes.set_yscale("log")
         else:
-            axes.set_ylim(bottom=0)
+            lowest = min((y for line in panel.lines for y in line.y), default=0)
+            axes.set_ylim(bottom=None if lowest < 0 else 0)
             axes.set_xlim(left=0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
