@@ -51,7 +51,7 @@ CONFIG = section("folder", root="x", image_size=(8, 16), channels=3)
 
 
 def decode(name: str, content: bytes, config: Any) -> None:
-    frame = scan._decode(Item(name, lambda: open_picture(io.BytesIO(content)), None), config)
+    frame = scan.frame_of(Item(name, lambda: open_picture(io.BytesIO(content)), None), config)
     if isinstance(frame, Exception):
         reason = scan.reason(frame)
         assert 0 < len(reason) <= 200
@@ -174,6 +174,6 @@ def test_zip_files(place: Path, changes: list[Edit]) -> None:
     with one_case("zip files"):
         contents = folder.folder_source(str(place / "x.zip")).read()
         for item in contents.items:
-            frame = scan._decode(item, CONFIG)
+            frame = scan.frame_of(item, CONFIG)
             if isinstance(frame, Exception):
                 assert_readable(f"the reason: {scan.reason(frame)}")
