@@ -214,8 +214,8 @@ def test_shorter_chains_have_looser_bounds() -> None:
     diffusion = Diffusion(schedule=make_schedule("cosine", 200), variance="fixed_small")
     x0, net = _gaussian_images(16), _optimal(diffusion)
     totals = [
-        float(_bound(diffusion, net, x0, spaced_steps(200, n), noise=_noise(16), clip=False).bits[:, 1:].sum(1).mean())
-        for n in (200, 20, 5)
+        float(_bound(diffusion, net, x0, steps, noise=_noise(16), clip=False).bits[:, 1:].sum(1).mean())
+        for steps in (spaced_steps(200, n, "linspace") for n in (200, 20, 5))
     ]
     assert totals[0] < totals[1] < totals[2]
 
