@@ -302,3 +302,12 @@ def test_the_example_of_the_objectives_page(tmp_path: Path) -> None:
     for section, settings in {"diffusion": config.diffusion, "training": config.training}.items():
         for key in re.findall(rf"`{section}\.(\w+)`", page):
             assert key in type(settings).model_fields
+
+
+def test_numbers_too_long_to_print_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config("image/digits/ddpm_8x8", ["sampling.batch_size=0x" + "f" * 4000])
+    path = tmp_path / "c.yaml"
+    path.write_text(f"sampling: {{batch_size: 0x{'f' * 4000}}}")
+    with pytest.raises(ConfigError, match="hundreds of digits"):
+        load_config(path)

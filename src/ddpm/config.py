@@ -668,7 +668,7 @@ _MOST = 10_000
 def _plain(value: Any, depth: int = 0, seen: Iterator[int] | None = None) -> Any:
     """ruamel's scalars and containers as Python's own; anything else stays, to be refused by the schema.
 
-    Raises ValueError for too many values.
+    Raises ValueError for too many values, and for numbers of more digits than Python prints.
     """
     seen = seen or itertools.count(1)
     if next(seen) > _MOST:
@@ -679,6 +679,8 @@ def _plain(value: Any, depth: int = 0, seen: Iterator[int] | None = None) -> Any
         return {str(k): _plain(v, depth + 1, seen) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, depth + 1, seen) for v in value]
+    if isinstance(value, int) and value.bit_length() > 1024:
+        raise ValueError("holds a number of hundreds of digits")
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
