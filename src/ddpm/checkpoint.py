@@ -200,6 +200,9 @@ def _check_archive(file: IO[bytes]) -> None:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ValueError("a member is compressed, which no checkpoint is")
+            # MS-DOS's mark of a folder: torch's reader would take such a member for empty, whatever it holds.
+            if any(member.external_attr & 0x10 for member in members):
+                raise ValueError("a member is marked as a folder, which no checkpoint has")
             if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
                 raise ValueError("its members are larger than the file")
             if broken := archive.testzip():

@@ -205,6 +205,22 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
         checkpoint.load(bomb)
 
 
+def test_a_tensor_marked_as_a_folder(tmp_path: Path) -> None:
+    """Its checksum is right, and torch would read memory that nobody has written."""
+    path = tmp_path / "x.pt"
+    torch.save({"format": checkpoint.FORMAT, "x": torch.ones(300)}, path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as sound:
+        place = content.index(b"PK\x01\x02", sound.start_dir)
+    while b"data/0" not in content[place + 46 : place + 46 + content[place + 28]]:
+        place = content.index(b"PK\x01\x02", place + 4)
+    content[place + 38] = 0x10  # external attributes
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(300))  # the control
+    with pytest.raises(DamagedError, match="marked as a folder"):
+        checkpoint.load(path)
+
+
 def test_settings_that_claim_a_larger_network_cost_no_memory(tmp_path: Path) -> None:
     network = build_network(tiny())
     claimed = tiny(network__channels=2**15, network__norm_groups=1)  # more than a terabyte
