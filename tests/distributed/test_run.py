@@ -46,7 +46,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return _train(folder, {"training__steps": 6})
 
 
-@pytest.mark.parametrize("holding", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("holding", ["ddp", "fsdp"])
 def test_what_one_process_began_two_end_and_the_reverse(alone: Path, tmp_path: Path, holding: str) -> None:
     several = {"training__parallel": holding}
     for first, second in ((1, 2), (2, 1)):

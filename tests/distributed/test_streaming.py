@@ -136,6 +136,7 @@ def test_two_processes_one_of_them_killed(root: Path, straight: Path, tmp_path: 
     assert unlike(straight, tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_the_same_with_real_jpegs(tmp_path: Path, shared_data: Path) -> None:
     with zipfile.ZipFile(shared_data / "cifar10_jpeg_10k.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith((".jpg", ".jpeg"))][: 20 * sum(SIZES) : 20]
@@ -163,6 +164,7 @@ def alone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_one_process_killed(root: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert once(out, alone_config(root), moment="step", number=KILL) == -signal.SIGKILL

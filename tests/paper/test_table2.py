@@ -75,6 +75,7 @@ def test_a_base_that_does_not_suit_is_refused_before_anything_is_trained(source:
         make(source, tmp_path / "out", train=train, overrides=overrides)
 
 
+@pytest.mark.slow
 def test_the_command_trains_every_row(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["paper", "table2", str(source), "--out", str(tmp_path / "out"), "--device", "cpu"]
     arguments += ["--steps", "2", "--images", "6", "--samples", "3", "--seed", "0", "--quick"]

@@ -77,6 +77,7 @@ def test_interrupted_once(
     assert not list(out.rglob(".*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_interrupted_twice_in_one_run_by_new_interpreters(
     whole: dict[str, Path], root: Path, tmp_path: Path, precision: str
