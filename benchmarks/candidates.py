@@ -98,12 +98,7 @@ def diffusers(network: Network, work: Work, batch: int, *, best: bool, compiled:
     torch.manual_seed(0)
     model = peer.UNet2DModel(sample_size=network.image_size, in_channels=1, out_channels=1, **network.diffusers)
     model.to(DEVICE)
-    context: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
-    x = _noise(batch, network.image_size)
-    if best:
-        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-        precision = choose_precision("auto", DEVICE)
-        context = lambda: autocast(precision, DEVICE)  # noqa: E731
+    x, context = _settings(model, _noise(batch, network.image_size), best=best)
     if compiled:
         model.compile()
     if work == "call":
@@ -149,12 +144,7 @@ def denoising_diffusion_pytorch(work: Work, batch: int, *, best: bool) -> tuple[
     t = torch.full((batch,), 500, device=DEVICE)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(_noise(1, 32), t[:1])
-    context: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
-    x = _noise(batch, 32)
-    if best:
-        diffusion, x = diffusion.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-        precision = choose_precision("auto", DEVICE)
-        context = lambda: autocast(precision, DEVICE)  # noqa: E731
+    x, context = _settings(diffusion, _noise(batch, 32), best=best)
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-5, betas=(0.9, 0.99))
     images = x.clamp(-1, 1) / 2 + 0.5
 
@@ -175,6 +165,17 @@ def denoising_diffusion_pytorch(work: Work, batch: int, *, best: bool) -> tuple[
     if work == "call":
         model.eval()
     return step if work == "train" else call, counter.get_total_flops() / 1e9
+
+
+def _settings(
+    model: torch.nn.Module, x: torch.Tensor, *, best: bool
+) -> tuple[torch.Tensor, Callable[[], contextlib.AbstractContextManager[object]]]:
+    """The images, and what the network computes within; `best`: channels last, the faster precision."""
+    if not best:
+        return x, contextlib.nullcontext
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = choose_precision("auto", DEVICE)
+    return x.to(memory_format=torch.channels_last), lambda: autocast(precision, DEVICE)
 
 
 def _noise(batch: int, size: int) -> torch.Tensor:

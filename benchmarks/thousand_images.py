@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from benchmarks.candidates import DEVICE
 from benchmarks.timing import take_turns
-from ddpm import checkpoint, model_file
 from ddpm.config import Config
 from ddpm.errors import DDPMError
-from ddpm.generate import load, network_calls, sample, sampling_settings
-from ddpm.model_file import is_model_file
+from ddpm.generate import load, network_calls, sample, sampling_settings, stored
+from ddpm.interop.schedulers import prediction_type
 from ddpm.training_loop import build_diffusion, trained_network
 
 IMAGES = 1000
@@ -89,15 +88,12 @@ def pipeline(path: Path) -> Any:
     """diffusers' DDPMPipeline on the EMA weights and betas of a checkpoint or a file of weights, in float32."""
     import diffusers
 
-    if is_model_file(path):
-        config, weights = (model := model_file.read(path)).config, model.weights
-    else:
-        config, weights = (saved := checkpoint.load(path)).config, saved.ema
-    alpha_bar = build_diffusion(config).schedule.alpha_bar
+    saved, weights = stored(path, "ema")
+    alpha_bar = build_diffusion(saved.config).schedule.alpha_bar
     betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()
-    predicts = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[config.diffusion.prediction]
+    predicts = prediction_type(saved.config.diffusion.prediction)
     scheduler = diffusers.DDPMScheduler(trained_betas=betas, prediction_type=predicts)
-    network = AsTheirs(config, weights).to(DEVICE).eval().requires_grad_(False)
+    network = AsTheirs(saved.config, weights).to(DEVICE).eval().requires_grad_(False)
     made = diffusers.DDPMPipeline(network, scheduler)
     made.set_progress_bar_config(disable=True)
     return made

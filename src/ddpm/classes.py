@@ -80,15 +80,18 @@ def condition(
 
 def grid_count(config: Config, told: SamplingSection | None = None) -> int:
     """Pictures in grid.png: of all classes (which is the default), as many of each."""
-    in_turn = told is None or told.classes in (None, "all")
-    classes = (config.network.classes or 1) if in_turn else 1
+    classes = (config.network.classes or 1) if told is None or _in_turn(told) else 1
     return max(1, GRID_LIMIT // classes) * classes if classes <= GRID_LIMIT else GRID_LIMIT
+
+
+def _in_turn(settings: SamplingSection) -> bool:
+    return settings.classes in (None, "all")
 
 
 def page(arrays: np.ndarray, indices: Sequence[int], config: Config, settings: SamplingSection) -> np.ndarray:
     """A grid of the pictures numbered `indices`, uint8 (N, H, W, C); of all classes: one row for each, in order."""
     labels = labels_of(config, indices, settings)
-    if labels is None or settings.classes not in (None, "all"):
+    if labels is None or not _in_turn(settings):
         return grid(arrays)
     rows = [[array for array, label in zip(arrays, labels, strict=True) if label == k] for k in sorted(set(labels))]
     columns = max(map(len, rows))

@@ -166,6 +166,7 @@ class DiffusionSection(Section):
 
 
 MOST_CHANNELS = 2**16
+"""Of a level: with the other limits of a network, so that even a hostile configuration is soon built and refused."""
 
 
 class NetworkSection(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,17 +82,7 @@ def load(
     path = Path(path)
     if weights not in ("ema", "raw"):
         raise UsageError(f"weights: {weights!r}: expected ema or raw")
-    saved: checkpoint.Checkpoint | ModelFile
-    if is_model_file(path):
-        saved = model_file.read(path)
-        if weights != saved.kind:
-            raise UsageError(
-                f"weights: {weights}: {path} holds the {saved.kind} weights alone; say --weights {saved.kind}"
-            )
-        values = saved.weights
-    else:
-        saved = checkpoint.load(path)
-        values = saved.ema if weights == "ema" else saved.network
+    saved, values = stored(path, weights)
     chosen = choose_device(device)
     network = trained_network(saved.config, values, str(path))
     computing = choose_precision(precision, chosen)
@@ -107,6 +97,19 @@ def load(
         device=chosen,
         sha256=file_sha256(path),
     )
+
+
+def stored(path: Path, weights: Weights) -> tuple[checkpoint.Checkpoint | ModelFile, Mapping[str, Tensor]]:
+    """What a checkpoint or a file of weights alone says, and the weights asked for. Raises as `load` does."""
+    if is_model_file(path):
+        model = model_file.read(path)
+        if weights != model.kind:
+            raise UsageError(
+                f"weights: {weights}: {path} holds the {model.kind} weights alone; say --weights {model.kind}"
+            )
+        return model, model.weights
+    saved = checkpoint.load(path)
+    return saved, saved.ema if weights == "ema" else saved.network
 
 
 def frozen(

@@ -63,11 +63,12 @@ def without_paths(config: Config) -> Config:
     )
 
 
-def from_checkpoint(saved: Checkpoint, *, storage: Storage, card: str = "") -> ModelFile:
-    """The EMA weights of a checkpoint, rounded as they will be stored."""
-    kind = getattr(torch, storage)
-    weights = {name: value.to(kind).float() for name, value in saved.ema.items()}
-    return ModelFile(without_paths(saved.config), saved.data, saved.step, weights, storage, card)
+def from_checkpoint(saved: Checkpoint, *, storage: Storage, card: str = "", kind: Kind = "ema") -> ModelFile:
+    """The weights of a checkpoint, rounded as they will be stored."""
+    held = getattr(torch, storage)
+    values = saved.ema if kind == "ema" else saved.network
+    weights = {name: value.to(held).float() for name, value in values.items()}
+    return ModelFile(without_paths(saved.config), saved.data, saved.step, weights, storage, card, kind)
 
 
 def write(path: Path, model: ModelFile) -> None:

@@ -56,7 +56,7 @@ class Previews:
         Args:
             images: what is trained on.
         """
-        self._config, self._crop = config, None if isinstance(images, ImageStream) else images.crop
+        self._config, self._crop = config, images.crop
         self._extractor: Extractor | None = None
         self._features: Features | None = None
         self.data: Pixels | None = None

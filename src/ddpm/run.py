@@ -163,14 +163,12 @@ class _Run:
         self.images: data.ImageSet | ImageStream
         if config.data.streamed:
             self.images = data.open_stream(config.data, config.network.classes, processes=world().size)
-            count, crop = None, None
         else:
             self.images = data.load(config.data, "train", progress=progress)
-            count, crop = len(self.images), self.images.crop
         self.held_out = data.load(config.data, "held_out", progress=False) if config.data.held_out else None
         training_loop.check_classes(config, self.images)
-        self.facts = DataFacts(count, self.images.fingerprint, self.images.class_names, crop)
-        self.total = training_loop.total_steps(config, count)
+        self.facts = DataFacts(self.images.count, self.images.fingerprint, self.images.class_names, self.images.crop)
+        self.total = training_loop.total_steps(config, self.images.count)
         self.decay_from_total = config.training.decay != "constant" and config.training.decay_steps is None
         if self.decay_from_total:
             # Settled at the first start: a longer run later does not bend the curve already followed.

@@ -336,8 +336,7 @@ def training_steps(config: Config, state: TrainingState, images: ImageSet | Imag
     check_processes(config)
     parallel = sharding.parallel(state.network, config.training.parallel)
     diffusion, objective = build_diffusion(config), build_objective(config)
-    training = config.training
-    total = total_steps(config, None if isinstance(images, ImageStream) else len(images))
+    training, total = config.training, total_steps(config, images.count)
     inputs = _inputs(config, state, images, diffusion.schedule.T)
     if state.device.type != "cpu" and state.loss_history is None:  # with a history t depends on the step before
         inputs = ahead(inputs)

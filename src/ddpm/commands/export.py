@@ -60,10 +60,9 @@ def export_checkpoint(saved: Checkpoint, to: str, out: Path, which: Literal["ema
     elif to == "safetensors":
         from ddpm import model_file
         from ddpm.interop.card import weights_card
-        from ddpm.model_file import ModelFile
 
         card = weights_card(saved, which, out.name)
-        model_file.write(out, ModelFile(saved.config, saved.data, saved.step, weights, "float32", card, which))
+        model_file.write(out, model_file.from_checkpoint(saved, storage="float32", card=card, kind=which))
     else:
         from ddpm.interop.runtime import write_program
         from ddpm.training_loop import trained_network

@@ -114,6 +114,10 @@ class ImageSet:
         return len(self.packed) if self.index is None else len(self.index)
 
     @property
+    def count(self) -> int:
+        return len(self)
+
+    @property
     def images(self) -> np.ndarray:
         """All pictures of the split, uint8 (N, C, H, W); a copy in memory if the split is a part: see `take`."""
         return self.packed if self.index is None else self.packed[self.index]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class ImageStream:
     """The pictures of shard number i as they lie in it. Raises DataError where it cannot be read."""
     config: DataSection
     class_names: tuple[str, ...] = ()
+    count: ClassVar[None] = None
+    """Nobody counts them beforehand."""
+    crop: ClassVar[None] = None
+    """The configuration refuses padding of a stream."""
 
     @property
     def fingerprint(self) -> str:

@@ -224,13 +224,18 @@ def scheduler_config(
         "trained_betas": betas,
         "variance_type": diffusion["variance"],
         "clip_sample": sampling["clip"] is True,
-        "prediction_type": next(key for key, value in _KINDS.items() if value == diffusion["prediction"]),
+        "prediction_type": prediction_type(diffusion["prediction"]),
         "thresholding": sampling["clip"] == "dynamic",
         "dynamic_thresholding_ratio": 0.995 if quantile is None else quantile,
         "sample_max_value": _UNBOUNDED if sampling["clip"] == "dynamic" else 1.0,
         "timestep_spacing": spacing,
         "rescale_betas_zero_snr": stretched,
     }, lost
+
+
+def prediction_type(prediction: str) -> str:
+    """Their name of what our network predicts; they have none for mu."""
+    return next(theirs for theirs, ours in _KINDS.items() if ours == prediction)
 
 
 def _spacing(sampling: Mapping[str, Any], schedule: NoiseSchedule) -> tuple[str, list[str]]:
