@@ -34,7 +34,7 @@ def model(checkpoint: Path) -> Model:
 
 
 def test_each_sampler_takes_the_most_steps_within_the_budget(model: Model) -> None:
-    plans = list(sampler_benchmark._plan(model, (7,), ("ddim", "heun", "pndm"), ("linspace",), 0))
+    plans = list(sampler_benchmark._plan(model, (7,), ("ddim", "heun", "pndm"), ("linspace",), {"seed": 0}))
     assert {p.settings.sampler: (p.settings.steps, p.calls) for p in plans}["ddim"] == (7, 7)
     for plan in plans:
         assert plan.calls <= 7
@@ -78,6 +78,8 @@ def test_the_command_goes_on_where_it_stopped(
 
     assert main([*command, "--seed", "1"]) == 2
     assert "holds a benchmark of something else (seed: 0 -> 1)" in capsys.readouterr().err
+    assert main([*command, "--guidance", "2"]) == 2
+    assert "guidance: 2.0 has no effect: this model was trained without classes" in capsys.readouterr().err
     assert main(["benchmark", "--most", "4", *command[1:]]) == 2
     assert "--config, --set and --most have no effect here" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ddpm.choices import DEFAULT_SPACING, SamplerName, Spacing
-from ddpm.commands.arguments import Commands, add_device, add_precision, add_set, duration, natural, positive
+from ddpm.commands.arguments import (
+    Commands,
+    above_zero,
+    add_device,
+    add_precision,
+    add_set,
+    duration,
+    natural,
+    positive,
+)
 from ddpm.errors import DDPMError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +49,9 @@ def add(commands: Commands) -> None:
     )
     spacings = f"default: {DEFAULT_SPACING}; of {_names(Spacing)}"
     samplers.add_argument("--spacings", type=_one_of(Spacing), metavar="P,P,...", help=spacings)
+    samplers.add_argument(
+        "--guidance", type=above_zero, metavar="G", help="of a model with classes: 1 is off (default: the checkpoint's)"
+    )
     samplers.add_argument("--seed", type=natural, default=0, metavar="S", help="of all noise (default 0)")
     samplers.add_argument("--data-root", metavar="DIR", help="where the data lie (default: where they lay in training)")
     samplers.add_argument("--out", type=Path, metavar="DIR", help="default: benchmark/<run> beside the run's folder")
@@ -84,6 +96,7 @@ def _samplers(options: argparse.Namespace) -> None:
         load_extractor(device=device),
         out,
         images=options.images,
+        guidance=options.guidance,
         seed=options.seed,
         data_root=options.data_root,
         **{key: value for key, value in given.items() if value},

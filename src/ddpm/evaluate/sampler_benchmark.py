@@ -73,18 +73,21 @@ def run(
     budgets: Sequence[int] = CALLS,
     samplers: Sequence[SamplerName] = get_args(SamplerName),
     spacings: Sequence[Spacing] = (DEFAULT_SPACING,),
+    guidance: float | None = None,
     seed: int = 0,
     data_root: str | None = None,
     progress: bool = True,
 ) -> Table:
     """Sample `images` with each sampler, spacing and budget, and measure them; the same call again goes on.
 
-    All cells start from the same noise. Each is written to `out/cells` when it is made, and `results.json`,
-    `table.md` and `curves.png` at the end.
+    All cells start from the same noise, with the same `guidance` (None: that of the checkpoint). Each is written to
+    `out/cells` when it is made, and `results.json`, `table.md` and `curves.png` at the end.
 
-    Raises UsageError if `out` holds a benchmark of something else.
+    Raises UsageError if `out` holds a benchmark of something else, or for guidance of a model without classes.
     """
     require_matplotlib()
+    common = {"seed": seed, "guidance": guidance}
+    settings = sampling_settings(model, **common)  # refuses guidance without classes
     facts = {
         "checkpoint_sha256": model.sha256,
         "step": model.step,
@@ -101,12 +104,12 @@ def run(
     trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in _SIDES)
     facts |= {"reference_sha256": trained_on.fingerprint, "unseen_sha256": others.fingerprint}
     if model.config.network.classes:
-        facts["classes"] = IN_SHARES
+        facts |= {"classes": IN_SHARES, "guidance": settings.guidance or 1.0}
     claim(out / "benchmark.json", facts, holds="a benchmark of something else")
     reference = _features(model, extractor, trained_on, REFERENCE)
     unseen = _features(model, extractor, others, images)
     floor = compare(unseen, reference)
-    planned = list(_plan(model, budgets, samplers, spacings, seed))
+    planned = list(_plan(model, budgets, samplers, spacings, common))
     cells = []
     with progress_bar("measuring", sum(s.calls for s in planned) * images, "call", show=progress) as bar:
         for plan in planned:
@@ -139,7 +142,11 @@ class _Plan:
 
 
 def _plan(
-    model: Model, budgets: Sequence[int], samplers: Sequence[SamplerName], spacings: Sequence[Spacing], seed: int
+    model: Model,
+    budgets: Sequence[int],
+    samplers: Sequence[SamplerName],
+    spacings: Sequence[Spacing],
+    common: dict[str, Any],
 ) -> Iterator[_Plan]:
     """For each sampler and budget the most steps that it affords; what a sampler cannot do is left out."""
     for sampler in samplers:
@@ -147,11 +154,11 @@ def _plan(
             for budget in budgets:
                 for steps in range(min(budget, model.diffusion.schedule.T), 0, -1):
                     try:
-                        settings = sampling_settings(model, sampler=sampler, steps=steps, spacing=spacing, seed=seed)
+                        chosen = sampling_settings(model, sampler=sampler, steps=steps, spacing=spacing, **common)
                     except UsageError:
                         continue
-                    if (calls := network_calls(model, settings)) <= budget:
-                        yield _Plan(settings, spacing, budget, calls)
+                    if (calls := network_calls(model, chosen)) <= budget:
+                        yield _Plan(chosen, spacing, budget, calls)
                         break
 
 
@@ -198,11 +205,12 @@ def markdown(table: Table) -> str:
         name = f"`{sampler}`" + (f", {spacing}" if several else "")
         lines.append(f"| {name} | " + " | ".join(_shown(table, found.get(budget)) for budget in budgets) + " |")
     f = table.facts
+    guided = f", guidance {f['guidance']:g}" if "guidance" in f else ""
     lines += [
         "",
         f"FID in the features of the {f['extractor']} extractor, {f['images']} samples against {f['reference']} of "
         f"{f['data']}; as many test images have {table.floor:.2f}. {f['weights']} weights of step {f['step']:,}, seed "
-        f"{f['seed']}. A sampler takes the most steps within the calls.",
+        f"{f['seed']}{guided}. A sampler takes the most steps within the calls.",
     ]
     if f["fid_of_too_few_images"]:
         lines += [
