@@ -111,7 +111,7 @@ def test_a_folder_in_use_is_refused_to_all(tmp_path: Path) -> None:
 
 
 def _launch(config: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", *options]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDPM_DEVICE": "cpu"}
     words = ["-m", "ddpm", "train", str(config), "--out", str(out)]
     return subprocess.Popen([*launcher, *words], env=environment, stderr=subprocess.PIPE, text=True)
