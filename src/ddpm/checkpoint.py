@@ -170,6 +170,19 @@ def bare_name(name: str) -> str:
     return name
 
 
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raises CheckpointError naming what is missing, unknown or of another shape."""
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [
+        f"  {name}: found {found.get(name, 'none')}, expected {expected.get(name, 'none')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        more = [f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+        raise CheckpointError("\n".join([f"{source}: the weights do not fit the network", *wrong[:8], *more]))
+
+
 def _read(path: Path) -> Any:
     """What a file holds: tensors and plain types, checked before anything is unpickled."""
     try:

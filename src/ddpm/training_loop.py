@@ -214,16 +214,8 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], source
 def _check_fit(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
     """The weights under their bare names. Raises CheckpointError if they are not those of the network."""
     weights = checkpoint.bare(weights)
-    own = {checkpoint.bare_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
-    other = {name: tuple(value.shape) for name, value in weights.items()}
-    if own != other:
-        wrong = [
-            f"{n}: {other.get(n, 'absent')}, the network has {own.get(n, 'none')}"
-            for n in sorted(own.keys() | other.keys())
-            if own.get(n) != other.get(n)
-        ]
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise CheckpointError(f"{source}: does not fit the network: {'; '.join(wrong[:3])}{more}")
+    expected = {checkpoint.bare_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
+    checkpoint.check_weights(weights, expected, source)
     return weights
 
 

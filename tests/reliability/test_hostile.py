@@ -226,7 +226,7 @@ def test_settings_that_claim_a_larger_network_cost_no_memory(tmp_path: Path) -> 
     claimed = tiny(network__channels=2**15, network__norm_groups=1)  # more than a terabyte
     checkpoint.save(tmp_path / "large.pt", bare_checkpoint(network.state_dict(), claimed))
     for take in (ddpm.load, lambda path: restore_state(checkpoint.load(path), claimed)):
-        with pytest.raises(CheckpointError, match="does not fit the network: conv_in"):
+        with pytest.raises(CheckpointError, match=r"do not fit the network\n  conv_in"):
             take(tmp_path / "large.pt")
     with pytest.raises(ConfigError, match="131,072 channels; at most 65,536"):
         tiny(network__channels=2**16, network__norm_groups=1)

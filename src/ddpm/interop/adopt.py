@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm.checkpoint import FORMAT, Checkpoint
+from ddpm.checkpoint import FORMAT, Checkpoint, check_weights
 from ddpm.config import Config, parse_config, parse_override
 from ddpm.errors import CheckpointError, UsageError
 from ddpm.interop import improved, xdiffusion
@@ -14,7 +14,7 @@ from ddpm.interop.bare import bare_checkpoint, read_bare
 from ddpm.interop.folder import is_pipeline, read_folder
 from ddpm.interop.foreign import Foreign, load_tensors
 from ddpm.interop.hub import BARE
-from ddpm.interop.strict import check_weights, shapes, unet_arguments
+from ddpm.interop.strict import shapes, unet_arguments
 
 
 class Adopted(NamedTuple):

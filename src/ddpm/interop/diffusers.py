@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm.checkpoint import check_weights
 from ddpm.diffusion import Net
 from ddpm.interop.strict import (
     Field,
     accepted,
     anything,
-    check_weights,
     count,
     counts,
     heads_of,

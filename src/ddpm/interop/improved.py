@@ -24,9 +24,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ddpm.checkpoint import check_weights
 from ddpm.errors import CheckpointError, DDPMError
 from ddpm.interop.foreign import Foreign
-from ddpm.interop.strict import check_weights, refuse, shapes
+from ddpm.interop.strict import refuse, shapes
 from ddpm.interop.xdiffusion import RESIDUAL, by_kind
 
 _SOURCE = "improved-diffusion's weights"

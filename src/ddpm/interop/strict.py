@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ddpm.config import Config
-from ddpm.errors import CheckpointError, DDPMError
+from ddpm.errors import DDPMError
 from ddpm.unet import UNet
 
 REQUIRED: Any = object()
@@ -126,16 +125,3 @@ def shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of UNet(**settings)."""
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in UNet(**settings).state_dict().items()}
-
-
-def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raises CheckpointError naming what is missing, unknown or of another shape."""
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = [
-        f"  {name}: found {found.get(name, 'none')}, expected {expected.get(name, 'none')}"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        more = [f"  and {len(wrong) - 8} more"] if len(wrong) > 8 else []
-        raise CheckpointError("\n".join([f"{source}: the weights do not fit the settings", *wrong[:8], *more]))

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm.checkpoint import check_weights
 from ddpm.errors import CheckpointError
 from ddpm.interop.foreign import Foreign, load_tensors
 from ddpm.interop.strict import (
@@ -35,7 +36,6 @@ from ddpm.interop.strict import (
     Field,
     accepted,
     anything,
-    check_weights,
     count,
     counts,
     heads_of,
