@@ -156,7 +156,7 @@ def test_draw_scrub_and_download(browser: Any, address: str, model: Path, tmp_pa
     wait("the scrubber", lambda: page.find("#draw-scrub input[type=number]").is_enabled())
     assert close(page.image("#draw-x"), expected(model, steps=6, seed=0))
     page.enter("#draw-scrub input[type=number]", "0")
-    page.said("draw", "t = 16")
+    page.said("draw", "t = 17")
     assert not np.array_equal(page.image("#draw-x"), page.image("#draw-x0"))
     page.enter("#draw-scrub input[type=number]", "5")
     page.said("draw", "t = 0: the picture")
@@ -193,7 +193,6 @@ def test_a_bad_file_is_said_and_the_page_goes_on(browser: Any, address: str, tmp
     assert "Traceback" not in note
     good = tmp_path / "good.png"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(good)
-    page.driver.refresh()
     page = Page(browser, address)
     page.enter("#steps input[type=number]", "4")
     page.tab("Edit")

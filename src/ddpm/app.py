@@ -190,9 +190,7 @@ def build(ground: Playground) -> Any:
                         elem_id="drawing",
                     )  # fmt: skip
                 with gr.Column(min_width=300):
-                    file = gr.Image(
-                        label="or upload", type="filepath", sources=["upload"], height=260, elem_id="upload"
-                    )
+                    file = _upload(gr, "or upload", "upload")
                     source = gr.Radio(["drawing", "upload"], value="drawing", label="Use", elem_id="source")
                     invert = gr.Checkbox(at.grey, label="A drawing is made light on dark")
             with gr.Row():
@@ -202,8 +200,8 @@ def build(ground: Playground) -> Any:
             film("denoise", go, stop, denoise, [source, drawn, file, invert, when, denoised, *chosen])
         with gr.Tab("Mix"):
             with gr.Row():
-                first = gr.Image(label="From", type="filepath", sources=["upload"], height=260, elem_id="first")
-                second = gr.Image(label="To", type="filepath", sources=["upload"], height=260, elem_id="second")
+                first = _upload(gr, "From", "first")
+                second = _upload(gr, "To", "second")
             with gr.Row():
                 mixed = gr.Slider(0, at.T, at.T // 2, step=1, label="Mixed at t", elem_id="mixed", min_width=200)
                 between = gr.Slider(
@@ -297,6 +295,18 @@ def _picture(gr: Any, label: str, key: str) -> Any:
         label=label, interactive=False, format="png", height=360, elem_id=key, elem_classes="pixels", min_width=260,
         buttons=["download", "fullscreen"],
     )  # fmt: skip
+
+
+def _upload(gr: Any, label: str, key: str) -> Any:
+    """A picture of the visitor's, as a path: `play` opens it, with errors that can be read, and gradio does not."""
+
+    class Upload(gr.Image):  # type: ignore[misc]
+        is_template = True  # shown as a gr.Image
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
+    return Upload(label=label, type="filepath", sources=["upload"], height=260, elem_id=key)
 
 
 def _count(gr: Any, key: str) -> Any:
