@@ -71,7 +71,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Give links to source files their addresses."""
+    """Give links to source files their addresses, and bars in the code of a table no backslash."""
+    html = re.sub(r"<td.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.S)
     top = posixpath.relpath(".", posixpath.dirname(page.file.src_uri) or ".")
     return re.sub(r'"source://([^"#]+)', rf'"{top}/source/\1.html', html)
 

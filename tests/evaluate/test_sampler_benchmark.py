@@ -92,7 +92,7 @@ def test_the_table_leaves_out_what_was_not_measured() -> None:
     facts = {"extractor": "digits", "images": 20, "reference": "200 training images", "data": "mnist", "weights": "ema"}
     table = sampler_benchmark.Table(
         (cell, sampler_benchmark.Cell("heun", "linspace", 8, 7, 4, 3.0, 0.1, 0.01, 0.9)),
-        facts | {"step": 6, "seed": 0, "fid_of_too_few_images": False}, 1.5,
+        facts | {"step": 6, "seed": 0, "fid_of_too_few_images": False}, 1.5, 20,
     )  # fmt: skip
     text = sampler_benchmark.markdown(table)
     assert "| `ddim` | **12.35** | - |" in text or "| `ddim` | **12.34** | - |" in text

@@ -79,7 +79,7 @@ ENTRIES = {
     ),
     "neighbours": Entry(
         "checkpoint",
-        "Figures 15 and 16: nearest training images of samples, and the share of near-copies",
+        "Figures 12 and 15: nearest training images of samples, and the share of near-copies",
         ("samples", "steps", "data_root", *_MODEL),
     ),
     "forward": Entry(

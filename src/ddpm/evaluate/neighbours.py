@@ -1,4 +1,4 @@
-"""Nearest images: are samples copies of training images (Appendix D, Figures 15 and 16)?"""
+"""Nearest images: are samples copies of training images (Appendix D, Figures 12 and 15)?"""
 
 from __future__ import annotations
 

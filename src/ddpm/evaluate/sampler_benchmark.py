@@ -20,14 +20,13 @@ from ddpm.evaluate.distances import compare
 from ddpm.evaluate.drawing import IN_SHARES, draw_samples
 from ddpm.evaluate.evaluation import FEWEST
 from ddpm.evaluate.extractor import Extractor, Features
-from ddpm.evaluate.nll import load_split, subset
+from ddpm.evaluate.nll import evaluated_split, load_split, subset
 from ddpm.files import claim, write_json, write_text
 from ddpm.generate import Model, network_calls, sampling_settings
 from ddpm.images import save_png, unpacked
 from ddpm.progress import progress_bar
 
 CALLS = (5, 8, 10, 15, 20, 50, 100, 1000)
-_SIDES: tuple[Split, Split] = ("train", "test")
 REFERENCE = 10_000
 """Training images, at most, that samples are compared with."""
 
@@ -57,7 +56,9 @@ class Table:
     cells: tuple[Cell, ...]
     facts: dict[str, Any]
     floor: float
-    """FID of as many test images as there are samples, against the same reference."""
+    """FID of `unseen` images against the same reference."""
+    unseen: int
+    """Test or held-out images: as many as there are samples, or all."""
 
     def best(self, budget: int) -> Cell | None:
         """The smallest FID at a budget."""
@@ -101,7 +102,8 @@ def run(
         "seed": seed,
         "ddpm": version("ddpm"),
     }
-    trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in _SIDES)
+    sides: tuple[Split, Split] = ("train", evaluated_split(model))
+    trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in sides)
     facts |= {"reference_sha256": trained_on.fingerprint, "unseen_sha256": others.fingerprint}
     if model.config.network.classes:
         facts |= {"classes": IN_SHARES, "guidance": settings.guidance or 1.0}
@@ -123,7 +125,7 @@ def run(
         "fid_of_too_few_images": min(images, len(reference.vectors)) < FEWEST,
         "data": model.config.data.source,
     }
-    table = Table(tuple(cells), facts | {"floor_confidence": floor.classes.confidence}, floor.fid)
+    table = Table(tuple(cells), facts | {"floor_confidence": floor.classes.confidence}, floor.fid, len(unseen.vectors))
     write_json(
         out / "results.json",
         {**table.facts, "floor_fid": table.floor, "floor_kid": floor.kid.value, "cells": [asdict(c) for c in cells]},
@@ -209,8 +211,8 @@ def markdown(table: Table) -> str:
     lines += [
         "",
         f"FID in the features of the {f['extractor']} extractor, {f['images']} samples against {f['reference']} of "
-        f"{f['data']}; as many test images have {table.floor:.2f}. {f['weights']} weights of step {f['step']:,}, seed "
-        f"{f['seed']}{guided}. A sampler takes the most steps within the calls.",
+        f"{f['data']}; {table.unseen:,} unseen images have {table.floor:.2f}. {f['weights']} weights of step "
+        f"{f['step']:,}, seed {f['seed']}{guided}. A sampler takes the most steps within the calls.",
     ]
     if f["fid_of_too_few_images"]:
         lines += [
@@ -235,6 +237,6 @@ def curves(table: Table) -> np.ndarray:
         name = f"{sampler}, {spacing}" if several else sampler
         lines.append(Line([c.calls for c in own], [c.fid for c in own], name=name))
     f = table.facts
-    panel = Panel("", "network calls an image", "FID, digit features", lines, True, ("test images", table.floor))
+    panel = Panel("", "network calls an image", "FID, digit features", lines, True, ("unseen images", table.floor))
     note = f"{f['images']} samples a point, {f['reference']} of {f['data']}, step {f['step']:,}, seed {f['seed']}"
     return chart([panel], title="Quality against network calls", note=note)

@@ -1,4 +1,4 @@
-"""Figures 15 and 16: the nearest training images of each sample, and the share of samples that are near-copies."""
+"""Figures 12 and 15: the nearest training images of each sample, and the share of samples that are near-copies."""
 
 from __future__ import annotations
 
