@@ -42,7 +42,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
     module.run = run  # type: ignore[attr-defined]
     module.opened = []  # type: ignore[attr-defined]
     module.Image = lambda array: ("image", array.shape)  # type: ignore[attr-defined]
-    module.util = types.SimpleNamespace(generate_id=lambda: "id-of-this-run")  # type: ignore[attr-defined]
+    run.id = "id-of-this-run"  # type: ignore[attr-defined]
 
     def init(**named: Any) -> Recorder:
         module.opened.append(named)  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def test_a_run_tells_both_all(tmp_path: Path, wandb: Any, mlflow: Any) -> None:
     config = tiny(training__trackers=["wandb", "mlflow"])
     train(config, tmp_path, device="cpu", progress=False)
     (opened,) = wandb.opened
-    assert opened["id"] == "id-of-this-run"
+    assert opened["id"] is None
     assert opened["config"]["training.batch_size"] == 8
     assert (opened["project"], opened["name"]) == ("ddpm", tmp_path.name)
     logged = wandb.run.of("log")
@@ -99,7 +99,7 @@ def test_a_run_tells_both_all(tmp_path: Path, wandb: Any, mlflow: Any) -> None:
 
     longer = tiny(training__trackers=["wandb", "mlflow"], training__steps=8)
     train(longer, tmp_path, device="cpu", progress=False)
-    assert [named["id"] for named in wandb.opened] == ["id-of-this-run"] * 2
+    assert [named["id"] for named in wandb.opened] == [None, "id-of-this-run"]
     assert wandb.opened[1]["resume"] == "allow"
     assert len(mlflow.client.of("create_run")) == 1
     assert mlflow.client.of("update_run") == [(("run-1",), {"status": "RUNNING"})]

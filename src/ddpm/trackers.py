@@ -59,16 +59,15 @@ class WeightsAndBiases:
         wandb = _package("wandb", "wandb")
         self._image = wandb.Image
         note = folder / "wandb-run.txt"
-        identity = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ddpm"),
             name=os.environ.get("WANDB_NAME", folder.name),
             dir=str(folder),
-            id=identity,
+            id=note.read_text().strip() if note.is_file() else None,
             resume="allow",
             config=dict(settings),
         )
-        write_text(note, identity + "\n")
+        write_text(note, f"{self._run.id}\n")
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         self._run.log(dict(values), step=step)
