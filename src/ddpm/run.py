@@ -445,6 +445,8 @@ class _Run:
             kernels = f"{state.kernels} kernels"
         compiled = ", compiled (the first step takes a minute)" if state.compiled else ""
         self._say(f"device     {describe(state.device)}, {state.precision}, {kernels}{compiled}")
+        if world().size > 1:
+            self._say(f"processes  {world().size}, {self.config.training.parallel}")
         told = f", told {config.network.classes} classes" if config.network.classes else ""
         self._say(f"network    {parameters:,} parameters{told}")
         self._say(f"data       {shape.source}: {count}{held}, {h}x{w}, {shape.channels} channel(s)")

@@ -147,6 +147,7 @@ def test_a_killed_process_ends_the_job_or_restarts_it(tmp_path: Path, restarts: 
     if restarts == 0:
         assert time.monotonic() - began < 60
         assert job.returncode != 0
+        assert "processes  2, ddp" in said
         assert "rank      : 1" in said  # the launcher names it
         assert "another process of this job has stopped" in said
         again = _launch(config, out)
