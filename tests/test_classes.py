@@ -43,10 +43,8 @@ def classy(**changes: object) -> Config:
 @pytest.fixture(scope="module")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(folder / "cache"))
-        config = classy(training__steps=40, training__save_every=40, training__learning_rate=1e-2)
-        return train(config, folder / "run", progress=False).checkpoint
+    config = classy(training__steps=40, training__save_every=40, training__learning_rate=1e-2)
+    return train(config, folder / "run", progress=False).checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +53,8 @@ def model(checkpoint_path: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return data.load(tiny().data, "train", progress=False)
+def digits() -> ImageSet:
+    return data.load(tiny().data, "train", progress=False)
 
 
 # The network

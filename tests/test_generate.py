@@ -24,9 +24,7 @@ from tests.tiny import tiny
 @pytest.fixture(scope="module")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(folder / "cache"))
-        return train(tiny(training__steps=40, training__save_every=40), folder / "run", progress=False).checkpoint
+    return train(tiny(training__steps=40, training__save_every=40), folder / "run", progress=False).checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,7 @@ def _distance(one: Path, other: Path) -> float:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(folder / "cache"))
-        return _train(folder, {"training__steps": 6})
+    return _train(folder, {"training__steps": 6})
 
 
 @pytest.mark.slow

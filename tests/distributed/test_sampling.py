@@ -23,9 +23,7 @@ from tests.tiny import tiny
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(folder / "cache"))
-        return train(tiny(), folder / "run", progress=False, device="cpu").checkpoint
+    return train(tiny(), folder / "run", progress=False, device="cpu").checkpoint
 
 
 class Found(NamedTuple):

@@ -11,10 +11,8 @@ from ddpm.evaluate.digits import Verdict, judge
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> data.ImageSet:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return data.load(DataSection(source="digits", image_size=8, channels=1), progress=False)
+def scans() -> data.ImageSet:
+    return data.load(DataSection(source="digits", image_size=8, channels=1), progress=False)
 
 
 def _judge(samples: np.ndarray, scans: data.ImageSet) -> Verdict:

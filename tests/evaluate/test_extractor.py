@@ -23,11 +23,9 @@ WEIGHTS = "1ecfc0079c315a49e34ee6c5f16894bdfc0cd8a20fb424f2af6889476f189829"
 
 
 @pytest.fixture(scope="module")
-def test_digits(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        section = DataSection(source="mnist", root=str(shared_data / "mnist"), image_size=28, channels=1)
-        return data.load(section, "test", progress=False)
+def test_digits(shared_data: Path) -> ImageSet:
+    section = DataSection(source="mnist", root=str(shared_data / "mnist"), image_size=28, channels=1)
+    return data.load(section, "test", progress=False)
 
 
 def test_the_shipped_weights_are_small_and_the_named_ones() -> None:

@@ -21,11 +21,9 @@ def checkpoint(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("benchmark")
     config = tiny(
         data__source="mnist", data__root=str(shared_data / "mnist"), data__image_size=28, data__held_out=0.0,
-        network__attention=(), training__preview_samples=1,
+        network__attention=(), training__preview_samples=1, training__preview_measured=0,
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDPM_CACHE", str(folder / "cache"))
-        return train(config, folder / "run", progress=False).checkpoint
+    return train(config, folder / "run", progress=False).checkpoint
 
 
 @pytest.fixture
