@@ -148,6 +148,13 @@ def test_pack_and_the_commands_that_read_it(
     sampling = found.config.sampling
     assert (sampling.steps, sampling.guidance, sampling.classes) == (4, 1.5, "random")
     assert found.card.startswith("# Digits")
+    Path("other.md").write_text("# The same digits")
+    again = ["pretrained", "pack", "a.safetensors", "--card", "other.md", "--out", "b.safetensors"]
+    assert main([*again, "--set", "sampling.steps=3", "--set", "sampling.guidance=null"]) == 0
+    other = model_file.read(Path("b.safetensors"))
+    assert (other.config.sampling.steps, other.config.sampling.guidance, other.card) == (3, None, "# The same digits")
+    assert all(torch.equal(value, found.weights[name]) for name, value in other.weights.items())
+    capsys.readouterr()
     assert main(["sample", "a.safetensors", "--num-samples", "3", "--out", "s", "--device", "cpu"]) == 0
     settings = json.loads(Path("s/settings.json").read_text())
     assert (settings["classes"], settings["guidance"], settings["steps"]) == ("random", 1.5, 4)

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     card.add_argument("name", metavar="NAME")
     card.set_defaults(command=_card)
     pack = actions.add_parser("pack", help="a checkpoint's EMA weights alone, small, with configuration and model card")
-    pack.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    pack.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="or a file that was packed before")
     pack.add_argument("--card", type=Path, required=True, metavar="FILE", help="the model card, Markdown")
     pack.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     pack.add_argument(
@@ -71,8 +71,10 @@ def _pack(options: argparse.Namespace) -> None:
         card = options.card.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--card: {options.card}: cannot be read: {error}") from error
-    saved = checkpoint.load(options.checkpoint)
-    made = model_file.from_checkpoint(saved, storage=options.storage, card=card)
+    if model_file.is_model_file(options.checkpoint):
+        made = replace(model_file.read(options.checkpoint), storage=options.storage, card=card)
+    else:
+        made = model_file.from_checkpoint(checkpoint.load(options.checkpoint), storage=options.storage, card=card)
     made = replace(made, config=_sampled(made.config, options.overrides))
     model_file.write(options.out, made)
     size = options.out.stat().st_size
