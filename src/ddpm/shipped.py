@@ -25,7 +25,7 @@ class Shipped:
 MODELS = {
     "mnist": Shipped(
         "mnist.safetensors",
-        "cb9311589a04a69875b0d1ed8575d365cab3b1d7a01d20e5ded672dc459ad17f",
+        "36925dd812ad871993676fbf7e49304c225777d1e6617280afdcd35f88a20845",
         "handwritten digits, 28x28, told which",
     ),
 }
