@@ -159,7 +159,7 @@ def plot(rows: list[tuple[str, str, float, list[float]]], path: Path) -> None:
     from matplotlib import pyplot
 
     panels = list(dict.fromkeys(panel for panel, *_ in rows))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 5.6), layout="constrained")
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 5.2 * len(panels)), layout="constrained")
     for axis, panel in zip(axes, panels, strict=True):
         same: dict[str, tuple[list[str], list[float]]] = {}  # solvers that no line would tell apart
         for _, name, _, errors in (row for row in rows if row[0] == panel):
@@ -180,8 +180,8 @@ def plot(rows: list[tuple[str, str, float, list[float]]], path: Path) -> None:
         axis.minorticks_off()
         axis.set_title(TITLES[panel], fontsize=10)
         axis.set_xlabel("steps")
-        axis.legend(fontsize=7, loc="lower left", title="solver: measured order", title_fontsize=7)
-    axes[0].set_ylabel("error")
+        axis.set_ylabel("error")
+        axis.legend(fontsize=8, loc="lower left", title="solver: measured order", title_fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
