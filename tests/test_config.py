@@ -182,6 +182,13 @@ def test_bad_overrides(good: Path, override: str) -> None:
         load_config(good, [override])
 
 
+@pytest.mark.parametrize("override", ["{}", "data.source={}", "data.source={}: *", "data.{}=1"])
+def test_a_long_override_is_not_said_whole(good: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set") as error:
+        load_config(good, [override.format("f" * 30_000)])
+    assert len(str(error.value)) < 1000
+
+
 def test_an_empty_section_is_its_defaults(good: Path) -> None:
     good.write_text(GOOD + "sampling:\n")
     assert load_config(good).sampling.sampler == "ancestral"

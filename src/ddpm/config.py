@@ -581,7 +581,7 @@ def override_values(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         if not isinstance(values.setdefault(section, {}), dict):
             values[section] = {}
         values[section][name] = value
-        origins[key] = f"--set {override}"
+        origins[key] = f"--set {_short(override)}"
     return origins
 
 
@@ -695,11 +695,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or key.count(".") != 1:
-        raise ConfigError(f"--set {text}: expected section.key=value, for example training.steps=1000")
+        raise ConfigError(f"--set {_short(text)}: expected section.key=value, for example training.steps=1000")
     try:
         return key, _plain(YAML(typ="safe", pure=True).load(value))
     except Exception as error:  # as in `_read_yaml`
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+        raise ConfigError(f"--set {_short(text)}: the value is not valid YAML") from error
 
 
 def _explain(error: Any, origins: Mapping[str, str]) -> str:
@@ -711,7 +711,7 @@ def _explain(error: Any, origins: Mapping[str, str]) -> str:
     place = f"{origin}: " if origin else ""
     kind, found = error["type"], _show(error.get("input"))
     if kind == "extra_forbidden":
-        return f"{place}{key}: unknown key (found: {found}).{_nearest(parts)}"
+        return f"{place}{_short(key)}: unknown key (found: {found}).{_nearest(parts)}"
     if kind == "missing":
         return f"{place}{key}: is missing" + (
             f"; one of {', '.join(_sections_of(parts[0]))}" if len(parts) == 1 else ""
@@ -751,4 +751,8 @@ def _show(value: Any) -> str:
         text = json.dumps(value, default=str) if not isinstance(value, str) else f"'{value}'"
     except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, a list in itself
         text = f"something of type {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _short(text, 60)
+
+
+def _short(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

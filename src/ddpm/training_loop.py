@@ -188,7 +188,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: checkpoint.Check
     own = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = saved.optimizer.get("state")
-    fresh = not moments and saved.step <= saved.faults.skipped  # no step that counted came before
+    # Fresh: no step that counted came before.
+    fresh = isinstance(moments, dict) and not moments and saved.step <= saved.faults.skipped
     if not isinstance(moments, dict) or not (fresh or set(moments) == set(range(len(parameters)))):
         raise CheckpointError("the checkpoint's optimiser: its moments are not those of the network's parameters")
     for i, found in moments.items():

@@ -12,6 +12,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,15 @@ def test_a_tensor_marked_as_a_folder(tmp_path: Path) -> None:
     assert not torch.equal(torch.load(path, weights_only=True)["x"], saved)  # the control
     with pytest.raises(DamagedError, match="marked as a folder"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("moments", [torch.zeros(0), torch.zeros(2), None, [1], {}, {0: torch.zeros(1)}], ids=str)
+def test_moments_that_are_none(tmp_path: Path, moments: object) -> None:
+    saved = bare_checkpoint(build_network(tiny()).state_dict(), tiny())
+    saved = replace(saved, step=3, optimizer={"state": moments})
+    checkpoint.save(tmp_path / "odd.pt", saved)
+    with pytest.raises(CheckpointError, match="the checkpoint's optimiser: its moments are not those"):
+        restore_state(checkpoint.load(tmp_path / "odd.pt"), tiny())
 
 
 def test_settings_that_claim_a_larger_network_cost_no_memory(tmp_path: Path) -> None:
