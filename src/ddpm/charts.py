@@ -55,6 +55,7 @@ def chart(panels: Sequence[Panel], *, title: str, note: str) -> np.ndarray:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     width = max(6.0, (6.4 if panels[0].logarithmic else 4.1) * len(panels))
     figure = Figure(
@@ -83,6 +84,10 @@ def chart(panels: Sequence[Panel], *, title: str, note: str) -> np.ndarray:
         if panel.logarithmic:
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
         else:
             lowest = min((y for line in panel.lines for y in line.y), default=0)
             axes.set_ylim(bottom=None if lowest < 0 else 0)
