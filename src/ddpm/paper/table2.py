@@ -141,7 +141,7 @@ def make(
 
     Args:
         train: trains a configuration into a folder (`ddpm.run.train`).
-        steps: training steps of each row (default: the configuration's; 300 at most with `quick`).
+        steps: training steps of each row (default: the configuration's; 200 at most with `quick`).
         images: held-out images that the bound is measured on (default 256, or 64).
         samples: images drawn of each row, in all T steps (default 64, or 8).
         seed: of training, sampling and the bound's noise (default: the configuration's; of the bound, 0).
@@ -149,7 +149,7 @@ def make(
     """
     base = load_config(source, overrides)
     if steps is None and quick:
-        steps = min(300, base.training.steps or 300)
+        steps = min(200, base.training.steps or 200)
     configs = [row_config(base, row, f"{source}, row {row.name}", steps=steps, seed=seed) for row in ROWS]
     images, samples = images or (64 if quick else 256), samples or (8 if quick else 64)
     visited = min(base.diffusion.timesteps, 25 if quick else 100)
