@@ -23,13 +23,18 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = train(tiny(diffusion__timesteps=60, training__steps=1), tmp_path / "run", progress=False)
     commands = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-    assert len(commands) == 4
-    for i, line in enumerate(commands):
+    assert len(commands) == 5
+    for i, line in enumerate(commands[:-1]):
         name, *words = shlex.split(line)
         assert name == "ddpm"
         words = [str(done.checkpoint) if word.endswith(".pt") else word for word in words]
         assert main([*words, "--num-samples", "1", "--out", str(i)]) == 0
         assert (tmp_path / str(i) / "00000.png").is_file()
+    told = tiny(network__classes=10, data__held_out=0.1, diffusion__timesteps=60, training__steps=1)
+    source = str(train(told, tmp_path / "told", progress=False).checkpoint)
+    name, *words = [source if word.endswith(".safetensors") else word for word in shlex.split(commands[-1])]
+    assert main([*words, "--images", "12", "--calls", "2,3", "--samplers", "ddim", "--out", "table"]) == 0
+    assert "| `ddim` | " in Path("table/table.md").read_text()
 
 
 def test_python() -> None:
