@@ -26,7 +26,7 @@ TINY = (
     "diffusion.timesteps=100",
     "data.held_out=0.1",
 )
-MOST = {"--num-samples": 12, "--samples": 12, "--images": 4, "--num_samples": 2}
+MOST = {"--num-samples": 12, "--samples": 12, "--images": 12, "--num_samples": 2}
 """Numbers that are made smaller."""
 
 

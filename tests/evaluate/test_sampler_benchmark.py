@@ -76,6 +76,8 @@ def test_the_command_goes_on_where_it_stopped(
 
     assert main([*command, "--seed", "1"]) == 2
     assert "holds a benchmark of something else (seed: 0 -> 1)" in capsys.readouterr().err
+    assert main([*command, "--images", "10"]) == 2
+    assert "--images: found 10; distances need at least 11" in capsys.readouterr().err
     assert main([*command, "--guidance", "2"]) == 2
     assert "guidance: 2.0 has no effect: this model was trained without classes" in capsys.readouterr().err
     assert main(["benchmark", "--most", "4", *command[1:]]) == 2

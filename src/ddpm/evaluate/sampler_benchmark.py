@@ -16,7 +16,7 @@ from ddpm.choices import DEFAULT_SPACING, SamplerName, Spacing
 from ddpm.config import SamplingSection
 from ddpm.data import ImageSet, Split
 from ddpm.errors import UsageError
-from ddpm.evaluate.distances import compare
+from ddpm.evaluate.distances import NEIGHBOURS, compare
 from ddpm.evaluate.drawing import IN_SHARES, draw_samples
 from ddpm.evaluate.evaluation import FEWEST
 from ddpm.evaluate.extractor import Extractor, Features
@@ -84,9 +84,12 @@ def run(
     All cells start from the same noise, with the same `guidance` (None: that of the checkpoint). Each is written to
     `out/cells` when it is made, and `results.json`, `table.md` and `curves.png` at the end.
 
-    Raises UsageError if `out` holds a benchmark of something else, or for guidance of a model without classes.
+    Raises UsageError if `out` holds a benchmark of something else, for fewer than 11 images, or for guidance of a model
+    without classes.
     """
     require_matplotlib()
+    if images <= 2 * NEIGHBOURS:
+        raise UsageError(f"--images: found {images}; distances need at least {2 * NEIGHBOURS + 1}")
     common = {"seed": seed, "guidance": guidance}
     settings = sampling_settings(model, **common)  # refuses guidance without classes
     facts = {
