@@ -87,6 +87,15 @@ def test_the_command_goes_on_where_it_stopped(
     assert "'dadim': expected some of ancestral, ddim" in capsys.readouterr().err
 
 
+def test_a_handful_held_out_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = tiny(data__held_out=0.004, training__steps=1)
+    source = str(train(few, tmp_path / "run", progress=False).checkpoint)
+    command = ["benchmark", "samplers", source, "--images", "12", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(command) == 2
+    assert "train, held_out: 1,790 and 7 images; distances need at least 11 of each" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_table_leaves_out_what_was_not_measured() -> None:
     cell = sampler_benchmark.Cell("ddim", "linspace", 5, 5, 5, 12.345, 0.1, 0.01, 0.9)
     facts = {"extractor": "digits", "images": 20, "reference": "200 training images", "data": "mnist", "weights": "ema"}

@@ -29,6 +29,8 @@ from ddpm.evaluate.reference import Reference, key_of, read_images
 from ddpm.files import cache_folder, write_json
 from ddpm.progress import progress_bar
 
+LEAST = 2 * NEIGHBOURS + 1
+"""Images a side, at least, that distances are taken of."""
 FEWEST = 2048
 """Images on each side below which an FID is not given: it is biased upwards, the more the fewer there are."""
 PAIRED = 10_000
@@ -134,8 +136,8 @@ def evaluate_samples(
     if unseen is not None and unseen.sha256 == reference.sha256:
         raise UsageError("the unseen images are the reference itself: no floor, and every one a copy")
     for what, count in (("samples", len(samples)), ("reference", len(reference))):
-        if count <= 2 * NEIGHBOURS:
-            raise UsageError(f"{what}: {count} images; distances need at least {2 * NEIGHBOURS + 1}")
+        if count < LEAST:
+            raise UsageError(f"{what}: {count} images; distances need at least {LEAST}")
     features = read_images(samples, extractor, progress=progress)
     with progress_bar("comparing", 4, "part", show=progress) as bar:
         found = measured(features, reference.features)
@@ -182,7 +184,7 @@ def floors(reference: Reference, unseen: Reference | None, count: int) -> Floors
     order = subset(len(reference), None)
     halves = measured(*(_take(reference.features, half) for half in (order[::2], order[1::2])))
     apart = None
-    if unseen is not None and len(unseen) > 2 * NEIGHBOURS:
+    if unseen is not None and len(unseen) >= LEAST:
         apart = measured(_take(unseen.features, subset(len(unseen), count)), reference.features)
     write_json(path, {"halves": _plain(halves), "unseen": apart and _plain(apart)})
     return Floors(halves, apart)

@@ -16,9 +16,9 @@ from ddpm.choices import DEFAULT_SPACING, SamplerName, Spacing
 from ddpm.config import SamplingSection
 from ddpm.data import ImageSet, Split
 from ddpm.errors import UsageError
-from ddpm.evaluate.distances import NEIGHBOURS, compare
+from ddpm.evaluate.distances import compare
 from ddpm.evaluate.drawing import IN_SHARES, draw_samples
-from ddpm.evaluate.evaluation import FEWEST
+from ddpm.evaluate.evaluation import FEWEST, LEAST
 from ddpm.evaluate.extractor import Extractor, Features
 from ddpm.evaluate.nll import evaluated_split, load_split, subset
 from ddpm.files import claim, write_json, write_text
@@ -84,12 +84,12 @@ def run(
     All cells start from the same noise, with the same `guidance` (None: that of the checkpoint). Each is written to
     `out/cells` when it is made, and `results.json`, `table.md` and `curves.png` at the end.
 
-    Raises UsageError if `out` holds a benchmark of something else, for fewer than 11 images, or for guidance of a model
-    without classes.
+    Raises UsageError if `out` holds a benchmark of something else, for fewer than `LEAST` images, or for guidance of a
+    model without classes.
     """
     require_matplotlib()
-    if images <= 2 * NEIGHBOURS:
-        raise UsageError(f"--images: found {images}; distances need at least {2 * NEIGHBOURS + 1}")
+    if images < LEAST:
+        raise UsageError(f"--images: found {images}; distances need at least {LEAST}")
     common = {"seed": seed, "guidance": guidance}
     settings = sampling_settings(model, **common)  # refuses guidance without classes
     facts = {
@@ -107,6 +107,11 @@ def run(
     }
     sides: tuple[Split, Split] = ("train", evaluated_split(model))
     trained_on, others = (load_split(model, split, root=data_root, progress=False) for split in sides)
+    if min(len(trained_on), len(others)) < LEAST:
+        raise UsageError(
+            f"{sides[0]}, {sides[1]}: {len(trained_on):,} and {len(others):,} images; distances need at least {LEAST} "
+            "of each"
+        )
     facts |= {"reference_sha256": trained_on.fingerprint, "unseen_sha256": others.fingerprint}
     if model.config.network.classes:
         facts |= {"classes": IN_SHARES, "guidance": settings.guidance or 1.0}
